@@ -1,0 +1,4 @@
+//! The `multiarch` command line.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Platforms: `os/architecture[/variant]`.
