@@ -1,4 +1,6 @@
-//! The `multiarch` command line.
+//! The `multiarch` command line: it wires things and does nothing else.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() {
+    print!("{}", multiarch::cli::crd::render().unwrap());
+}

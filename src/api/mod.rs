@@ -1,0 +1,74 @@
+//! The contract: `MultiArchImage` of the API group `multiarch.dev`, its status, and the names that tie
+//! objects together. Everything that users write or read stands here.
+
+mod reason;
+pub mod rules;
+mod spec;
+mod status;
+
+pub use reason::Reason;
+pub use spec::*;
+pub use status::*;
+
+use std::sync::Arc;
+
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource as _, ResourceExt as _};
+
+/// The API group.
+pub const GROUP: &str = "multiarch.dev";
+/// Field manager of every server-side apply, and the `reportingController` of events.
+pub const MANAGER: &str = "multiarch-operator";
+/// Label on Jobs and pods: the name of the `MultiArchImage` they work for.
+pub const LABEL_IMAGE: &str = "multiarch.dev/image";
+/// Label on Jobs and pods: the platform they build, as a slug (`linux-arm-v7`).
+pub const LABEL_PLATFORM: &str = "multiarch.dev/platform";
+/// Annotation on Jobs: SHA-256 of everything that changes what the build produces.
+pub const ANNOTATION_BUILD_HASH: &str = "multiarch.dev/build-hash";
+/// Annotation on a `MultiArchImage`: a new value makes the operator look at every source again.
+pub const ANNOTATION_RECONCILE: &str = "multiarch.dev/reconcile-requested-at";
+/// Flux's spelling of the same request, set by `flux reconcile`.
+pub const ANNOTATION_RECONCILE_FLUX: &str = "reconcile.fluxcd.io/requestedAt";
+/// Annotation on a `MultiArchImage`: a new value builds every built platform again.
+pub const ANNOTATION_REBUILD: &str = "multiarch.dev/rebuild-requested-at";
+
+impl MultiArchImage {
+    /// The value of the latest request to check now, whichever annotation carried it.
+    pub fn reconcile_request(&self) -> Option<String> {
+        let annotations = self.annotations();
+        let ours = annotations.get(ANNOTATION_RECONCILE);
+        let flux = annotations.get(ANNOTATION_RECONCILE_FLUX);
+        match (ours, flux) {
+            (Some(ours), Some(flux)) => Some(format!("{ours} {flux}")),
+            (ours, flux) => ours.or(flux).cloned(),
+        }
+    }
+
+    /// The value of the latest request to build again.
+    pub fn rebuild_request(&self) -> Option<&str> {
+        self.annotations().get(ANNOTATION_REBUILD).map(String::as_str)
+    }
+
+    /// `metadata.generation`; 0 for an object that no API server has seen.
+    pub fn generation(&self) -> i64 {
+        self.metadata.generation.unwrap_or_default()
+    }
+
+    /// Whether the object is being deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+}
+
+/// The `MultiArchImage` that a labelled Job or pod works for.
+pub fn image_of<K: kube::Resource>(object: &K) -> Option<ObjectRef<MultiArchImage>> {
+    let name = object.labels().get(LABEL_IMAGE)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+/// The owner reference that ties an object's life to its `MultiArchImage`.
+pub fn owner_reference(
+    image: &Arc<MultiArchImage>,
+) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+    image.controller_owner_ref(&())
+}

@@ -1,0 +1,95 @@
+//! The machine-readable reasons of conditions, platforms and events.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Why a platform or an image is in its state. Stable: scripts and alerts match on these words.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        pub enum Reason { $($(#[$doc])* $name),+ }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name),+];
+
+            /// The word as it stands in a condition.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name)),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The index is published and everything about it is as the spec says.
+    Published,
+    /// Work has been seen and not begun.
+    Pending,
+    /// Sources are being resolved in their registries or repositories.
+    Resolving,
+    /// At least one platform is being built.
+    Building,
+    /// Children are being copied into the target repository.
+    Copying,
+    /// Every platform is ready; the index is being pushed.
+    Publishing,
+    /// The platform's child is in the target repository and verified.
+    Verified,
+    /// `spec.suspend` is true.
+    Suspended,
+    /// A source image or tag does not exist.
+    SourceNotFound,
+    /// A registry refused the credentials, or wants some and has none.
+    AuthenticationFailed,
+    /// A registry asked to be called later.
+    RateLimited,
+    /// A registry cannot be reached or answers with server errors.
+    RegistryUnavailable,
+    /// A source is not for the platform it was declared for.
+    PlatformMismatch,
+    /// No node of the cluster has the platform's os and architecture.
+    NoNodeForPlatform,
+    /// Nodes of the platform exist and the scheduler accepts none of them.
+    Unschedulable,
+    /// The pod has a node and its container has not started yet.
+    ContainerStarting,
+    /// A build step failed.
+    BuildFailed,
+    /// The build was killed for want of memory.
+    BuildOutOfMemory,
+    /// The node evicted the build's pod.
+    BuildEvicted,
+    /// The build took longer than `spec.build.timeout`.
+    BuildTimeout,
+    /// The build ended and its result is lost; it is built again.
+    BuildResultLost,
+    /// The builder's own image cannot be pulled.
+    ImagePullFailed,
+    /// The build context, or the Dockerfile in it, does not exist.
+    ContextNotFound,
+    /// The build context cannot be reached.
+    ContextUnavailable,
+    /// A Secret that the spec names does not exist.
+    SecretNotFound,
+    /// A Secret that the spec names has no usable content.
+    SecretInvalid,
+    /// A registry refused a write.
+    PushDenied,
+    /// Content does not have the digest it was asked for by.
+    DigestMismatch,
+    /// The spec contradicts itself in a way the schema cannot see.
+    InvalidSpec,
+    /// A Job of the name we need belongs to somebody else.
+    JobConflict,
+    /// The Kubernetes API refused a request.
+    ClusterError,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
