@@ -4,5 +4,7 @@
 
 pub mod api;
 pub mod build;
+pub mod image;
 pub mod platform;
+pub mod registry;
 pub mod cli;

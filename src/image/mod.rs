@@ -1,1 +1,1 @@
-//! Image manifests, configs and indexes: what is published and how it is verified.
+//! Images and indexes: what is published, how it is found and how it is verified.
