@@ -4,7 +4,7 @@
 
 pub mod api;
 pub mod build;
+pub mod cli;
 pub mod image;
 pub mod platform;
 pub mod registry;
-pub mod cli;

@@ -198,11 +198,13 @@ impl Session {
     fn location(&self, operation: &Operation, response: &Response) -> Result<Url, Error> {
         let text = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
         let text = text.ok_or_else(|| {
-            operation.error(Kind::Malformed, "the registry opened an upload and did not say where (no Location)")
+            operation
+                .error(Kind::Malformed, "the registry opened an upload and did not say where (no Location)")
         })?;
         let url = response.url();
-        let mut location =
-            url.join(text).map_err(|_| operation.error(Kind::Malformed, "the upload's Location is no address"))?;
+        let mut location = url
+            .join(text)
+            .map_err(|_| operation.error(Kind::Malformed, "the upload's Location is no address"))?;
         // A registry behind a TLS proxy often takes itself for plain HTTP; we stay where we are.
         if url.scheme() == "https" && location.scheme() == "http" && authority(url) == authority(&location) {
             let _ = location.set_scheme("https");

@@ -114,7 +114,10 @@ mod tests {
 
     #[test]
     fn spelling_and_spacing_do_not_matter() {
-        assert_eq!(challenge(&[r#"bearer  REALM = "https://a/t" , Service=s"#]), bearer("https://a/t", Some("s"), None));
+        assert_eq!(
+            challenge(&[r#"bearer  REALM = "https://a/t" , Service=s"#]),
+            bearer("https://a/t", Some("s"), None)
+        );
         assert_eq!(challenge(&["BASIC realm=x"]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Basic"]), Some(Challenge::Basic));
         assert_eq!(challenge(&[r#"Bearer realm="a\"b""#]), bearer("a\"b", None, None));

@@ -58,11 +58,14 @@ impl Session {
             Err(error) if error.kind() == Kind::Denied && source != target => {}
             Err(error) => return Err(error),
         }
-        let copied = stream::iter(&blobs)
-            .map(|blob| async move { Ok::<_, Error>((blob.size, self.copy_blob(source, target, blob).await?)) })
-            .buffer_unordered(PARALLEL_BLOBS)
-            .try_fold(Copied::default(), async |sum, (size, delivery)| Ok(sum.and(size, delivery)))
-            .await?;
+        let copied =
+            stream::iter(&blobs)
+                .map(|blob| async move {
+                    Ok::<_, Error>((blob.size, self.copy_blob(source, target, blob).await?))
+                })
+                .buffer_unordered(PARALLEL_BLOBS)
+                .try_fold(Copied::default(), async |sum, (size, delivery)| Ok(sum.and(size, delivery)))
+                .await?;
         self.put_manifest(&reference, &descriptor.media_type, bytes).await?;
         Ok(copied)
     }
@@ -120,7 +123,10 @@ mod tests {
 
     fn manifest(media_type: MediaType, content: &serde_json::Value) -> Manifest {
         let bytes = bytes::Bytes::from(content.to_string());
-        Manifest { descriptor: Descriptor::new(media_type, Digest::sha256(&bytes), bytes.len() as u64), bytes }
+        Manifest {
+            descriptor: Descriptor::new(media_type, Digest::sha256(&bytes), bytes.len() as u64),
+            bytes,
+        }
     }
 
     #[test]
@@ -131,7 +137,9 @@ mod tests {
             "config": layer("config", 7, MediaType::OCI_CONFIG.as_str()),
             "layers": [layer("a", 10, gzip), layer("b", 99, gzip), layer("a", 10, gzip), layer("windows", 1000, foreign)],
         });
-        let blobs = blobs(&Operation::new("a.io/web", "testing"), &manifest(MediaType::OCI_MANIFEST, &content)).unwrap();
+        let blobs =
+            blobs(&Operation::new("a.io/web", "testing"), &manifest(MediaType::OCI_MANIFEST, &content))
+                .unwrap();
         let sizes: Vec<u64> = blobs.iter().map(|blob| blob.size).collect();
         assert_eq!(sizes, [99, 10, 7]);
     }

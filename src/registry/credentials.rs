@@ -105,10 +105,14 @@ impl Keyring {
         for (key, auth) in &config.auths {
             match auth.credential().map_err(|reason| fail(format!("the entry for {key:?} {reason}")))? {
                 Some(credential) => entries.push(Entry::new(key, credential)),
-                None => self.warnings.push(format!("{document}: the entry for {key:?} is empty and was ignored")),
+                None => {
+                    self.warnings.push(format!("{document}: the entry for {key:?} is empty and was ignored"))
+                }
             }
         }
-        for helper in config.cred_helpers.keys().map(String::as_str).chain(config.creds_store.map(|_| "all registries")) {
+        for helper in
+            config.cred_helpers.keys().map(String::as_str).chain(config.creds_store.map(|_| "all registries"))
+        {
             self.warnings.push(format!(
                 "{document}: the credential helper for {helper} was ignored, as helpers are programs on \
                  somebody's machine; put the credential itself in the secret"
@@ -222,7 +226,9 @@ impl DockerConfig {
         let place = |error: serde_json::Error| format!("at line {}, column {}", error.line(), error.column());
         let value: serde_json::Value = serde_json::from_slice(content)
             .map_err(|error| format!("not JSON {}; expected a docker configuration", place(error)))?;
-        let wrong = |_| "not a docker configuration; expected {\"auths\": {\"<registry>\": {\"auth\": …}}}".to_owned();
+        let wrong = |_| {
+            "not a docker configuration; expected {\"auths\": {\"<registry>\": {\"auth\": …}}}".to_owned()
+        };
         if ["auths", "credHelpers", "credsStore"].iter().any(|key| value.get(key).is_some()) {
             return serde_json::from_value(value).map_err(wrong);
         }
@@ -303,10 +309,14 @@ mod tests {
 
     #[test]
     fn docker_hub_is_known_by_all_its_names() {
-        for key in ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io/v2/"] {
+        for key in ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io/v2/"]
+        {
             assert_eq!(users(&keyring(&auths(&[(key, "hub")])), "busybox"), ["hub"], "{key}");
         }
-        assert_eq!(users(&keyring(&auths(&[("https://index.docker.io/v1/", "hub")])), "ghcr.io/busybox"), [""; 0]);
+        assert_eq!(
+            users(&keyring(&auths(&[("https://index.docker.io/v1/", "hub")])), "ghcr.io/busybox"),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -343,9 +353,12 @@ mod tests {
 
     #[test]
     fn credential_helpers_are_not_silently_anonymous() {
-        let keyring = keyring(r#"{"auths":{"gcr.io":{}},"credHelpers":{"gcr.io":"gcloud"},"credsStore":"desktop"}"#);
+        let keyring =
+            keyring(r#"{"auths":{"gcr.io":{}},"credHelpers":{"gcr.io":"gcloud"},"credsStore":"desktop"}"#);
         assert_eq!(keyring.warnings().len(), 3);
-        assert!(keyring.warnings()[1].starts_with("secret regcred: the credential helper for gcr.io was ignored"));
+        assert!(
+            keyring.warnings()[1].starts_with("secret regcred: the credential helper for gcr.io was ignored")
+        );
     }
 
     #[test]
@@ -372,7 +385,8 @@ mod tests {
 
     #[test]
     fn a_rotated_password_is_another_identity() {
-        let basic = |password: &str| Credential::Basic { username: "u".into(), password: password.into() }.identity();
+        let basic =
+            |password: &str| Credential::Basic { username: "u".into(), password: password.into() }.identity();
         assert_eq!(basic("a"), basic("a"));
         assert_ne!(basic("a"), basic("b"));
     }
@@ -386,13 +400,17 @@ mod tests {
             ("*.c.io", "wildcard"),
             ("docker.io", "hub"),
         ]));
-        let config: serde_json::Value = serde_json::from_str(&keyring.docker_config(&"a.io/team/web".parse().unwrap())).unwrap();
+        let config: serde_json::Value =
+            serde_json::from_str(&keyring.docker_config(&"a.io/team/web".parse().unwrap())).unwrap();
         let auth = |user: &str| serde_json::json!({"auth": STANDARD.encode(format!("{user}:hunter2"))});
         assert_eq!(
             config,
             serde_json::json!({"auths": {"a.io": auth("team"), "b.io": auth("one"), "https://index.docker.io/v1/": auth("hub")}})
         );
         let config = keyring.docker_config(&"x.c.io/web".parse().unwrap());
-        assert!(config.contains(&STANDARD.encode("wildcard:hunter2")) && config.contains(&STANDARD.encode("host:hunter2")));
+        assert!(
+            config.contains(&STANDARD.encode("wildcard:hunter2"))
+                && config.contains(&STANDARD.encode("host:hunter2"))
+        );
     }
 }

@@ -163,7 +163,9 @@ mod tests {
     #[test]
     fn only_what_can_be_verified_is_a_digest() {
         assert_eq!(EMPTY.parse::<Digest>().unwrap().hex().len(), 64);
-        for text in ["", "sha256:", "md5:d41d8cd98f00b204e9800998ecf8427e", &EMPTY[..70], &EMPTY.to_uppercase()] {
+        for text in
+            ["", "sha256:", "md5:d41d8cd98f00b204e9800998ecf8427e", &EMPTY[..70], &EMPTY.to_uppercase()]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
         assert!(format!("sha256:{}", "A".repeat(64)).parse::<Digest>().is_err());

@@ -151,8 +151,7 @@ impl Operation {
         };
         let mut failure = self.error(kind, cause).with_retry_after(retry_after);
         let code = readable(&code);
-        failure.0.answer =
-            Some(format!("HTTP {} {code}", status.as_u16()).trim_end().to_owned());
+        failure.0.answer = Some(format!("HTTP {} {code}", status.as_u16()).trim_end().to_owned());
         failure
     }
 }
@@ -192,7 +191,10 @@ pub(crate) fn readable(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let words: Vec<&str> = words
         .map(|word| {
-            let hidden = std::mem::replace(&mut secret, matches!(word.to_ascii_lowercase().trim_end_matches(':'), "bearer" | "basic"));
+            let hidden = std::mem::replace(
+                &mut secret,
+                matches!(word.to_ascii_lowercase().trim_end_matches(':'), "bearer" | "basic"),
+            );
             match word.split_once('?') {
                 _ if hidden => "[redacted]",
                 Some((address, _)) if address.contains("://") => address,
@@ -218,7 +220,8 @@ fn leaf_cause(error: &reqwest::Error) -> String {
     match leaf {
         "" => "the request failed".to_owned(),
         _ if leaf.contains("InvalidContentType") => {
-            "the server does not speak TLS; if it is meant to be plain HTTP, list it as a plain-HTTP registry".to_owned()
+            "the server does not speak TLS; if it is meant to be plain HTTP, list it as a plain-HTTP registry"
+                .to_owned()
         }
         _ => readable(&first_letter_small(leaf)),
     }
@@ -243,7 +246,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_told_with_place_cause_and_code() {
-        let error = refused(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{}}]}"#);
+        let error = refused(
+            404,
+            r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{}}]}"#,
+        );
         assert_eq!(
             error.to_string(),
             "registry.example.com/team/web:1.4: not found (HTTP 404 MANIFEST_UNKNOWN, fetching the manifest)"
@@ -276,7 +282,9 @@ mod tests {
             r#"{"errors":[{"code":"X","message":"bad\nthing at https://s3.example.com/a?X-Sig=secret with Bearer secret"}]}"#,
         );
         assert!(
-            error.to_string().contains("bad thing at https://s3.example.com/a with Bearer [redacted] (HTTP 400 X"),
+            error
+                .to_string()
+                .contains("bad thing at https://s3.example.com/a with Bearer [redacted] (HTTP 400 X"),
             "{error}"
         );
         assert!(!error.to_string().contains("secret"));

@@ -21,7 +21,11 @@ impl HostPattern {
         let candidates = labels(name);
         self.port.as_deref() == port
             && self.labels.len() == candidates.len()
-            && self.labels.iter().zip(&candidates).all(|(pattern, label)| glob(pattern.as_bytes(), label.as_bytes()))
+            && self
+                .labels
+                .iter()
+                .zip(&candidates)
+                .all(|(pattern, label)| glob(pattern.as_bytes(), label.as_bytes()))
     }
 
     pub(crate) fn has_wildcard(&self) -> bool {
@@ -42,7 +46,9 @@ fn labels(name: &str) -> Vec<String> {
 
 fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (name, Some(port)),
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            (name, Some(port))
+        }
         _ => (host, None),
     }
 }

@@ -70,9 +70,10 @@ impl Session {
             Some(expected) => verified(&request.operation, expected, &bytes)?,
             None => Digest::sha256(&bytes),
         };
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(MediaType::new);
-        let media_type = media_type(&bytes, content_type)
-            .map_err(|(kind, cause)| request.operation.error(kind, cause))?;
+        let content_type =
+            headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(MediaType::new);
+        let media_type =
+            media_type(&bytes, content_type).map_err(|(kind, cause)| request.operation.error(kind, cause))?;
         Ok(Manifest { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
     }
 
@@ -146,7 +147,8 @@ pub(crate) fn verified(operation: &Operation, expected: &Digest, bytes: &[u8]) -
 
 /// The header proves nothing, but when it names another digest the registry has changed what it was given.
 fn check_kept(operation: &Operation, digest: &Digest, headers: &HeaderMap) -> Result<(), Error> {
-    let kept = headers.get(DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
+    let kept =
+        headers.get(DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
     match kept {
         Some(kept) if kept.algorithm() == digest.algorithm() && kept != *digest => Err(operation
             .error(Kind::DigestMismatch, format!("the registry keeps {kept} where it was given {digest}"))),
@@ -184,10 +186,15 @@ fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType
     let written = outline.media_type.filter(|media_type| !media_type.as_str().is_empty());
     for media_type in written.iter().chain(&content_type) {
         if !known(media_type) {
-            return Err((Kind::Unsupported, format!("{media_type} is not the media type of an image or an index")));
+            return Err((
+                Kind::Unsupported,
+                format!("{media_type} is not the media type of an image or an index"),
+            ));
         }
         if media_type.is_index() != index {
-            return Err(malformed("the manifest's media type and its content disagree on whether it is an index"));
+            return Err(malformed(
+                "the manifest's media type and its content disagree on whether it is an index",
+            ));
         }
     }
     let by_shape = if index { MediaType::OCI_INDEX } else { MediaType::OCI_MANIFEST };

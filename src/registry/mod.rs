@@ -41,3 +41,4 @@ pub use session::Session;
 pub use transport::{Client, Settings};
 
 pub(crate) use descriptor::null_as_default;
+pub(crate) use error::Operation;

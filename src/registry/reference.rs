@@ -124,9 +124,10 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let what = "an image reference";
         let reference = parse(text, what)?;
-        let digest = reference.digest().map(str::parse).transpose().map_err(|error: super::ParseDigestError| {
-            ParseReferenceError { text: text.to_owned(), what, reason: error.to_string() }
-        })?;
+        let digest =
+            reference.digest().map(str::parse).transpose().map_err(|error: super::ParseDigestError| {
+                ParseReferenceError { text: text.to_owned(), what, reason: error.to_string() }
+            })?;
         Ok(Self { repository: Repository::of(&reference), tag: reference.tag().map(str::to_owned), digest })
     }
 }
@@ -251,7 +252,9 @@ mod tests {
 
     #[test]
     fn a_digest_that_cannot_be_verified_is_refused() {
-        for digest in ["sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e", &format!("sha384:{}", "a".repeat(96))] {
+        for digest in
+            ["sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e", &format!("sha384:{}", "a".repeat(96))]
+        {
             assert!(format!("ghcr.io/web@{digest}").parse::<Reference>().is_err(), "{digest}");
         }
     }

@@ -69,7 +69,9 @@ mod tests {
     use crate::registry::error::{Kind, Operation};
 
     fn error(kind: Kind, retry_after: Option<u64>) -> Error {
-        Operation::new("a.io/web", "testing").error(kind, "x").with_retry_after(retry_after.map(Duration::from_secs))
+        Operation::new("a.io/web", "testing")
+            .error(kind, "x")
+            .with_retry_after(retry_after.map(Duration::from_secs))
     }
 
     #[test]

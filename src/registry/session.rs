@@ -75,7 +75,12 @@ impl Session {
     }
 
     /// The address of `rest` under the repository in the registry's API.
-    pub(crate) fn url(&self, operation: &Operation, repository: &Repository, rest: &str) -> Result<Url, Error> {
+    pub(crate) fn url(
+        &self,
+        operation: &Operation,
+        repository: &Repository,
+        rest: &str,
+    ) -> Result<Url, Error> {
         let scheme = if self.client.is_plain_http(repository.host()) { "http" } else { "https" };
         let address = format!("{scheme}://{}/v2/{}/{rest}", repository.host(), repository.path());
         address.parse().map_err(|_| operation.error(Kind::Malformed, "this is no address of a registry"))
@@ -126,19 +131,27 @@ impl Session {
     }
 
     /// Sends once, and once more with a new token if the registry asks for one.
-    async fn attempt_as(&self, request: &Request<'_>, credential: Option<&Credential>) -> Result<Response, Error> {
+    async fn attempt_as(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+    ) -> Result<Response, Error> {
         let host = request.repository.host();
         // An upload may be led to another host, which is told nothing.
         let registry = self.url(&request.operation, request.repository, "")?.origin();
         let authorization = match self.client.challenge(host) {
-            Some(challenge) if request.url.origin() == registry => self.authorize(request, credential, &challenge).await?,
+            Some(challenge) if request.url.origin() == registry => {
+                self.authorize(request, credential, &challenge).await?
+            }
             _ => None,
         };
         let response = self.send_as(request, authorization.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != registry {
             return success(&request.operation, response).await;
         }
-        if let Some((key, token)) = authorization.as_ref().and_then(|authorization| authorization.token.as_ref()) {
+        if let Some((key, token)) =
+            authorization.as_ref().and_then(|authorization| authorization.token.as_ref())
+        {
             self.client.tokens().forget(key, token).await;
         }
         let Some(challenge) = Challenge::from_headers(response.headers()) else {
@@ -156,7 +169,8 @@ impl Session {
             }
             Some(_) => success(&request.operation, response).await,
             None => {
-                let cause = format!("authentication required, and no credential matches {}", request.repository);
+                let cause =
+                    format!("authentication required, and no credential matches {}", request.repository);
                 Err(request.operation.error(Kind::Unauthorized, cause))
             }
         }
@@ -218,7 +232,8 @@ impl Session {
     ) -> Result<Token, Error> {
         let operation = request.operation.step("asking for a token");
         let malformed = |cause: &str| operation.error(Kind::Malformed, cause);
-        let realm: Url = key.realm.parse().map_err(|_| malformed("the registry's token realm is no address"))?;
+        let realm: Url =
+            key.realm.parse().map_err(|_| malformed("the registry's token realm is no address"))?;
         self.client.check_scheme(&operation, &request.url, &realm)?;
         let asked = Instant::now();
         let response = match credential {

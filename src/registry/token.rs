@@ -99,7 +99,9 @@ impl TokenCache {
         if slots.len() >= ROOM && !slots.contains_key(key) {
             let now = Instant::now();
             // A slot that cannot be locked is in use, and stays.
-            slots.retain(|_, slot| slot.try_lock().map_or(true, |held| held.as_ref().is_some_and(|t| t.expires > now)));
+            slots.retain(|_, slot| {
+                slot.try_lock().map_or(true, |held| held.as_ref().is_some_and(|t| t.expires > now))
+            });
         }
         slots.entry(key.clone()).or_default().clone()
     }

@@ -161,7 +161,8 @@ impl Client {
                 request = request.body(body);
             }
             self.0.requests.fetch_add(1, Ordering::Relaxed);
-            let response = request.send().await.map_err(|error| operation.no_answer(&authority(&url), &error))?;
+            let response =
+                request.send().await.map_err(|error| operation.no_answer(&authority(&url), &error))?;
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -181,14 +182,16 @@ impl Client {
     fn redirect(&self, operation: &Operation, from: &Url, headers: &HeaderMap) -> Result<Url, Error> {
         let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
         let target = location.and_then(|location| from.join(location).ok());
-        let target = target.ok_or_else(|| operation.error(Kind::Malformed, "a redirect without a usable Location"))?;
+        let target =
+            target.ok_or_else(|| operation.error(Kind::Malformed, "a redirect without a usable Location"))?;
         self.check_scheme(operation, from, &target)?;
         Ok(target)
     }
 
     /// Nobody leads us from TLS to plain HTTP, nor to plain HTTP that the settings do not name.
     pub(crate) fn check_scheme(&self, operation: &Operation, from: &Url, target: &Url) -> Result<(), Error> {
-        let plain = target.scheme() == "http" && from.scheme() == "http" && self.is_plain_http(&authority(target));
+        let plain =
+            target.scheme() == "http" && from.scheme() == "http" && self.is_plain_http(&authority(target));
         if target.scheme() == "https" || plain {
             return Ok(());
         }
@@ -245,7 +248,11 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 fn show_warnings(operation: &Operation, headers: &HeaderMap) {
     for warning in headers.get_all(WARNING).iter().filter_map(|value| value.to_str().ok()) {
         if let Some(text) = warning.strip_prefix("299 ") {
-            tracing::warn!(place = operation.place(), warning = super::error::readable(text), "registry warns");
+            tracing::warn!(
+                place = operation.place(),
+                warning = super::error::readable(text),
+                "registry warns"
+            );
         }
     }
 }

@@ -97,7 +97,9 @@ impl Verifier {
         let Some(found) = self.hasher.take().map(Hasher::finish) else { return Ok(()) };
         let expected: &Digest = &self.expected.digest;
         if self.passed != self.expected.size {
-            return Err(self.wrong(format!("the content has {} bytes, not {}", self.passed, self.expected.size)));
+            return Err(
+                self.wrong(format!("the content has {} bytes, not {}", self.passed, self.expected.size))
+            );
         }
         if found != *expected {
             return Err(self.wrong(format!("the content has digest {found}, not {expected}")));
