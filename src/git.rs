@@ -237,7 +237,8 @@ fn pick(refs: &BTreeMap<String, String>, candidates: &[String]) -> Option<String
 
 /// Up to three branches and tags with a name close to the one asked for.
 fn similar(refs: &BTreeMap<String, String>, reference: &str) -> Vec<String> {
-    let short = |name: &str| name.trim_start_matches("refs/heads/").trim_start_matches("refs/tags/").to_owned();
+    let short =
+        |name: &str| name.trim_start_matches("refs/heads/").trim_start_matches("refs/tags/").to_owned();
     let mut near: Vec<(usize, String)> = refs
         .keys()
         .map(|name| short(name))

@@ -104,7 +104,11 @@ impl FromStr for Platform {
         let (os, architecture, variant) = match parts[..] {
             [os, architecture] => (os, architecture, None),
             [os, architecture, variant] if !variant.is_empty() => (os, architecture, Some(variant)),
-            _ => return Err(fail("write os/architecture or os/architecture/variant, as in linux/amd64".into())),
+            _ => {
+                return Err(fail(
+                    "write os/architecture or os/architecture/variant, as in linux/amd64".into(),
+                ));
+            }
         };
         let platform = Self::normalised(os, architecture, variant);
         check_name("operating system", &platform.os, OPERATING_SYSTEMS).map_err(fail)?;
@@ -203,7 +207,11 @@ fn check_variant(architecture: &str, variant: Option<&str>) -> Result<(), String
         "arm64" => is_arm64_variant(variant),
         _ => variant.len() <= 16 && variant.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()),
     };
-    if valid { Ok(()) } else { Err(format!("unknown variant {variant:?} of {architecture}; known are {known}")) }
+    if valid {
+        Ok(())
+    } else {
+        Err(format!("unknown variant {variant:?} of {architecture}; known are {known}"))
+    }
 }
 
 fn is_arm64_variant(variant: &str) -> bool {
@@ -277,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_variant_that_does_not_exist_is_refused() {
-        for text in ["linux/amd64/v9", "linux/arm/v3", "linux/arm64/v7", "linux/s390x/Z_15", "linux/arm64/v8.x"] {
+        for text in
+            ["linux/amd64/v9", "linux/arm/v3", "linux/arm64/v7", "linux/s390x/Z_15", "linux/arm64/v8.x"]
+        {
             assert!(refusal(text).contains("unknown variant"), "{text}");
         }
     }

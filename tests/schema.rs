@@ -52,13 +52,26 @@ async fn what_is_valid_is_accepted() {
     let inline = json!({"inline": {"dockerfile": "FROM scratch"}});
     let accepted = [
         valid(),
-        platforms(&["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/amd64/v3", "windows/amd64", "linux/s390x"]),
+        platforms(&[
+            "linux/amd64",
+            "linux/arm/v6",
+            "linux/arm/v7",
+            "linux/amd64/v3",
+            "windows/amd64",
+            "linux/s390x",
+        ]),
         platforms(&["linux/x86_64", "Linux/ARM64"]),
         with("/build/context", config_map),
         with("/build/context", inline),
-        with("/build/context/git", json!({"url": "http://10.0.0.1:3080/web.git", "commit": "a".repeat(40), "subPath": "cmd/web"})),
+        with(
+            "/build/context/git",
+            json!({"url": "http://10.0.0.1:3080/web.git", "commit": "a".repeat(40), "subPath": "cmd/web"}),
+        ),
         with("/build/timeout", json!("1h30m")),
-        with("/build/pod", json!({"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}, "nodeSelector": {"disk": "fast"}})),
+        with(
+            "/build/pod",
+            json!({"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}, "nodeSelector": {"disk": "fast"}}),
+        ),
         with("/target/repository", json!("localhost:5000/web")),
         with("/target/repository", json!("registry.test:5000/a/b/c")),
         with("/target/repository", json!("docker.io/library/web")),
@@ -102,8 +115,14 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
         (platforms(&["linux/arm64", "linux/aarch64"]), "two entries are for the same platform"),
         (platforms(&[]), "should have at least 1 items"),
         (with("/build", Value::Null), "write spec.build, or give every platform an image"),
-        (with("/target/repository", json!("registry.test/web:1.0")), "write the repository without tag and digest"),
-        (with("/target/repository", json!("registry.test/web@sha256:00")), "write the repository without tag and digest"),
+        (
+            with("/target/repository", json!("registry.test/web:1.0")),
+            "write the repository without tag and digest",
+        ),
+        (
+            with("/target/repository", json!("registry.test/web@sha256:00")),
+            "write the repository without tag and digest",
+        ),
         (with("/target/repository", json!("registry.test/Web")), "write registry/repository in lower case"),
         (with("/target/repository", json!("web")), "write registry/repository in lower case"),
         (with("/target/tags", json!([])), "should have at least 1 items"),
@@ -114,7 +133,10 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
         (with("/platforms/1/image", json!("--help")), "write an image reference such as"),
         (with("/build/context", json!({})), "give exactly one of git, configMap and inline"),
         (
-            with("/build/context", json!({"inline": {"dockerfile": "FROM scratch"}, "configMap": {"name": "x"}})),
+            with(
+                "/build/context",
+                json!({"inline": {"dockerfile": "FROM scratch"}, "configMap": {"name": "x"}}),
+            ),
             "give exactly one of git, configMap and inline",
         ),
         (with("/build/dockerfile", json!("../Dockerfile")), "dockerfile is a path within the context"),
@@ -128,7 +150,10 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "remove kubernetes.io/arch and kubernetes.io/os",
         ),
         (git(json!({"url": "git@git.test:web.git"})), "write an http:// or https:// address"),
-        (git(json!({"url": "https://git.test/web.git#main"})), "ref, commit and subPath have fields of their own"),
+        (
+            git(json!({"url": "https://git.test/web.git#main"})),
+            "ref, commit and subPath have fields of their own",
+        ),
         (git(json!({"url": "https://user:word@git.test/web.git"})), "the address holds credentials"),
         (git(json!({"ref": "--upload-pack=x"})), "ref is a branch, a tag or a full name"),
         (git(json!({"ref": "a..b"})), "ref is a branch, a tag or a full name"),
@@ -146,7 +171,8 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
             Err(_) => {}
         }
     }
-    let long = world.try_apply(&"x".repeat(64), valid()).await.expect_err("a long name is refused").to_string();
+    let long =
+        world.try_apply(&"x".repeat(64), valid()).await.expect_err("a long name is refused").to_string();
     assert!(long.contains("metadata.name may have at most 63 characters"), "{long}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

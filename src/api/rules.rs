@@ -17,9 +17,8 @@ const ARCHITECTURE_ALIASES: &str = "{'x64': 'amd64', 'x86-64': 'amd64', 'x86': '
 
 /// A platform without an image needs something that builds it.
 pub fn build_where_no_image() -> Rule {
-    Rule::new("has(self.build) || self.platforms.all(p, has(p.image))").message(
-        "a platform without an image is built: write spec.build, or give every platform an image",
-    )
+    Rule::new("has(self.build) || self.platforms.all(p, has(p.image))")
+        .message("a platform without an image is built: write spec.build, or give every platform an image")
 }
 
 /// No two entries may mean the same platform.
@@ -63,8 +62,9 @@ pub fn tags_form() -> Rule {
 
 /// A platform is two or three words with slashes between.
 pub fn platform_form() -> Rule {
-    Rule::new("self.matches('^[a-zA-Z0-9]+/[a-zA-Z0-9_-]+(/[a-zA-Z0-9.]+)?$')")
-        .message("a platform is os/architecture or os/architecture/variant, for example linux/arm64 or linux/arm/v7")
+    Rule::new("self.matches('^[a-zA-Z0-9]+/[a-zA-Z0-9_-]+(/[a-zA-Z0-9.]+)?$')").message(
+        "a platform is os/architecture or os/architecture/variant, for example linux/arm64 or linux/arm/v7",
+    )
 }
 
 /// The os is one that images exist for.
@@ -82,7 +82,8 @@ pub fn platform_os() -> Rule {
 /// The architecture is one that images exist for.
 pub fn platform_architecture() -> Rule {
     let architecture = "self.lowerAscii().split('/')[1]";
-    let prefix = format!("{architecture}.substring(0, {architecture}.size() < 3 ? {architecture}.size() : 3)");
+    let prefix =
+        format!("{architecture}.substring(0, {architecture}.size() < 3 ? {architecture}.size() : 3)");
     Rule::new(format!("!self.contains('/') || {architecture} in {ARCHITECTURES}")).message(Message::Expression(format!(
         "\"unknown architecture '\" + {architecture} + \"'\" + \
          ({architecture} in {ARCHITECTURE_ALIASES} ? \"; did you mean \" + {ARCHITECTURE_ALIASES}[{architecture}] + '?' : \
@@ -107,7 +108,10 @@ pub fn exactly_one_context() -> Rule {
 /// A path that stays within the context.
 pub fn relative_path(field: &str) -> Rule {
     Rule::new("!self.startsWith('/') && !self.startsWith('-') && !self.split('/').exists(s, s == '..')")
-        .message(format!("{field} is a path within the context: relative, without '..', not beginning with '-'").as_str())
+        .message(
+            format!("{field} is a path within the context: relative, without '..', not beginning with '-'")
+                .as_str(),
+        )
 }
 
 /// A sub-path that can stand in BuildKit's `url#commit:subdir`.
@@ -124,7 +128,9 @@ pub fn argument_names() -> Rule {
 /// A duration as Go writes it, more than none.
 pub fn duration_positive(field: &str) -> Rule {
     Rule::new("self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s')")
-        .message(format!("{field} is a duration of at least one second, for example 90s, 45m or 1h30m").as_str())
+        .message(
+            format!("{field} is a duration of at least one second, for example 90s, 45m or 1h30m").as_str(),
+        )
 }
 
 /// git over http and https only.
@@ -135,14 +141,17 @@ pub fn git_url_scheme() -> Rule {
 
 /// Credentials never stand in a spec.
 pub fn git_url_without_credentials() -> Rule {
-    Rule::new("!self.matches('^[a-z+]+://[^/]*@')")
-        .message("the address holds credentials, which everyone who can read this object could see; remove them")
+    Rule::new("!self.matches('^[a-z+]+://[^/]*@')").message(
+        "the address holds credentials, which everyone who can read this object could see; remove them",
+    )
 }
 
 /// A ref name as git accepts it, and never an option.
 pub fn git_ref_form() -> Rule {
-    Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9_./@+-]*$') && !self.contains('..') && !self.contains('@{')")
-        .message("ref is a branch, a tag or a full name such as refs/heads/main")
+    Rule::new(
+        "self.matches('^[A-Za-z0-9_][A-Za-z0-9_./@+-]*$') && !self.contains('..') && !self.contains('@{')",
+    )
+    .message("ref is a branch, a tag or a full name such as refs/heads/main")
 }
 
 /// A full commit.
@@ -159,5 +168,6 @@ pub fn node_selector_free_of_platform() -> Rule {
 
 /// Jobs and pods carry the name in a label.
 pub fn name_fits_a_label() -> Rule {
-    Rule::new("self.metadata.name.size() <= 63").message("metadata.name may have at most 63 characters, for it becomes a label of the build's Jobs")
+    Rule::new("self.metadata.name.size() <= 63")
+        .message("metadata.name may have at most 63 characters, for it becomes a label of the build's Jobs")
 }

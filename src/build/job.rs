@@ -134,7 +134,10 @@ fn container(
         resources: Some(resources(pod)),
         security_context: Some(SecurityContext {
             // Rootless BuildKit makes user and mount namespaces of its own, which both profiles forbid.
-            seccomp_profile: Some(SeccompProfile { type_: "Unconfined".to_owned(), ..SeccompProfile::default() }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "Unconfined".to_owned(),
+                ..SeccompProfile::default()
+            }),
             app_armor_profile: Some(AppArmorProfile {
                 type_: "Unconfined".to_owned(),
                 ..AppArmorProfile::default()
@@ -263,7 +266,10 @@ fn volumes(request: &BuildRequest<'_>, credentials: Option<&str>) -> Vec<Volume>
     if let PinnedContext::ConfigMap { name, .. } = request.context {
         volumes.push(Volume {
             name: "context".to_owned(),
-            config_map: Some(ConfigMapVolumeSource { name: name.clone(), ..ConfigMapVolumeSource::default() }),
+            config_map: Some(ConfigMapVolumeSource {
+                name: name.clone(),
+                ..ConfigMapVolumeSource::default()
+            }),
             ..Volume::default()
         });
     }

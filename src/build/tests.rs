@@ -156,7 +156,9 @@ fn a_git_context_is_given_to_the_builder_with_commit_and_folder() {
     };
     let arguments = case.container()["args"].to_string();
     assert!(
-        arguments.contains("--opt=context=https://git.test/web.git#0123456789012345678901234567890123456789:cmd/web"),
+        arguments.contains(
+            "--opt=context=https://git.test/web.git#0123456789012345678901234567890123456789:cmd/web"
+        ),
         "{arguments}"
     );
 }

@@ -63,14 +63,19 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::info!("stopping");
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), builder = settings.builder.image, "the operator starts");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        builder = settings.builder.image,
+        "the operator starts"
+    );
     controller::run(client, settings, shutdown).await.map_err(explain)
 }
 
 fn explain(error: kube::Error) -> Error {
     match &error {
         kube::Error::Api(status) if status.code == 404 => {
-            "the cluster does not know MultiArchImage; install it by `multiarch crd | kubectl apply -f -`".into()
+            "the cluster does not know MultiArchImage; install it by `multiarch crd | kubectl apply -f -`"
+                .into()
         }
         kube::Error::Api(status) if status.code == 403 => {
             format!("the operator may not list MultiArchImages: {}", status.message).into()

@@ -53,7 +53,7 @@ pub(super) async fn merge_secrets(
     target: &Repository,
 ) -> Result<(), Problem> {
     let (name, uid) = job;
-    let keyring = keyring(cluster, namespace, names.iter().map(String::as_str)).await?;
+    let keyring = keyring(cluster, namespace, names).await?;
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),

@@ -21,7 +21,7 @@ use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
-use kube::runtime::{Controller, WatchStreamExt as _, metadata_watcher, predicates, watcher};
+use kube::runtime::{Controller, Predicate as _, WatchStreamExt as _, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -52,7 +52,6 @@ pub struct Settings {
 }
 
 struct Context {
-    images: Store<MultiArchImage>,
     jobs: Store<Job>,
     pods: Store<Pod>,
     nodes: Store<PartialObjectMeta<Node>>,
@@ -93,11 +92,12 @@ pub async fn run(
     let image_changes = watch_images(images, image_writer, Arc::clone(&tasks));
     let job_changes = watch_labelled(scoped::<Job>(&client, settings.namespace.as_deref()), job_writer);
     let pod_changes = watch_labelled(scoped::<Pod>(&client, settings.namespace.as_deref()), pod_writer);
-    let node_changes = metadata_watcher(Api::<Node>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .modify(|node| node.managed_fields_mut().clear())
-        .reflect(node_writer)
-        .touched_objects();
+    let node_changes =
+        watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), watcher::Config::default())
+            .default_backoff()
+            .modify(|node| node.managed_fields_mut().clear())
+            .reflect(node_writer)
+            .touched_objects();
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: None });
     let context = Arc::new(Context {
         statuses: Statuses::new(client.clone(), recorder),
@@ -108,7 +108,6 @@ pub async fn run(
             images: image_store.clone(),
             permits: Arc::new(Semaphore::new(TASK_LIMIT)),
         },
-        images: image_store.clone(),
         jobs: job_store,
         pods: pod_store,
         nodes: node_store,
@@ -135,7 +134,8 @@ pub async fn run(
 
 async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<Action, Error> {
     let object = ObjectRef::from_obj(&*image);
-    let stores = (context.jobs.wait_until_ready(), context.pods.wait_until_ready(), context.nodes.wait_until_ready());
+    let stores =
+        (context.jobs.wait_until_ready(), context.pods.wait_until_ready(), context.nodes.wait_until_ready());
     tokio::try_join!(stores.0, stores.1, stores.2).map_err(|_| Error::Stopping)?;
     if image.is_deleted() {
         // Jobs and pods go with their owner.

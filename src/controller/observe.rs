@@ -6,7 +6,11 @@ use super::Context;
 use crate::api::{MultiArchImage, image_of};
 use crate::plan::Observed;
 
-pub(super) fn observe(object: &ObjectRef<MultiArchImage>, image: &MultiArchImage, context: &Context) -> Observed {
+pub(super) fn observe(
+    object: &ObjectRef<MultiArchImage>,
+    image: &MultiArchImage,
+    context: &Context,
+) -> Observed {
     let mut nodes: Vec<(String, String)> = context
         .nodes
         .state()

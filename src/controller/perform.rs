@@ -12,9 +12,10 @@ use tokio::sync::Semaphore;
 use super::jobs;
 use super::tasks::{Perform, Problem};
 use crate::api::{MultiArchImage, Reason};
+use crate::image::{self, PlatformCheck, ResolveError};
 use crate::plan::task::{Found, Task};
 use crate::registry::{Keyring, Kind, Session};
-use crate::{git, image, registry};
+use crate::{git, registry};
 
 /// The operator's hands.
 #[derive(Clone)]
@@ -40,7 +41,11 @@ impl Perform for Performer {
         let performer = self.clone();
         let object = object.clone();
         async move {
-            let _permit = performer.permits.acquire().await.map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
+            let _permit = performer
+                .permits
+                .acquire()
+                .await
+                .map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
             performer.dispatch(&object, task).await
         }
         .boxed()
@@ -60,18 +65,22 @@ impl Performer {
             }
             Task::ResolveImage { reference, platform, .. } => {
                 let session = self.session(object).await?;
-                let resolved = image::resolve(&session, &reference, &platform).await?;
+                let resolved =
+                    image::resolve(&session, &reference, &platform, PlatformCheck::Enforce).await?;
                 Ok(Found::Image(Arc::new(resolved)))
             }
             Task::InspectBuild { repository, digest, platform } => {
                 let session = self.session(object).await?;
                 let reference = repository.with_digest(&digest);
-                let resolved = image::resolve(&session, &reference, &platform).await.map_err(built)?;
+                let resolved = image::resolve(&session, &reference, &platform, PlatformCheck::Enforce).await;
+                let resolved = resolved.map_err(built)?;
                 Ok(Found::Image(Arc::new(resolved)))
             }
             Task::CopyImage { from, to, image } => {
                 let session = self.session(object).await?;
-                image::copy(&session, &from, &to, &image).await.map_err(|error| written(&error))?;
+                for manifest in image.manifests() {
+                    session.copy(&from, &to, manifest).await.map_err(|error| written(&error))?;
+                }
                 Ok(Found::Done)
             }
             Task::CreateJob { job } => {
@@ -96,7 +105,9 @@ impl Performer {
                 if self.current(object)?.metadata.generation != Some(generation) {
                     return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
                 }
-                image::publish(&session, &repository, &index, &tags).await.map_err(|error| written(&error))?;
+                image::publish(&session, &repository, &index, &tags)
+                    .await
+                    .map_err(|error| written(&error))?;
                 Ok(Found::Done)
             }
         }
@@ -110,13 +121,19 @@ impl Performer {
     async fn session(&self, object: &ObjectRef<MultiArchImage>) -> Result<Session, Problem> {
         let image = self.current(object)?;
         let namespace = object.namespace.as_deref().unwrap_or_default();
-        let names = image.spec.registry_secrets.iter().map(|secret| secret.name.as_str());
-        let keyring = keyring(&self.cluster, namespace, names).await?;
+        let names: Vec<String> =
+            image.spec.registry_secrets.iter().map(|secret| secret.name.clone()).collect();
+        let keyring = keyring(&self.cluster, namespace, &names).await?;
         Ok(self.registry.session(Arc::new(keyring)))
     }
 
     /// SHA-256 over a ConfigMap's keys and values.
-    async fn read_config_map(&self, namespace: &str, name: &str, dockerfile: &str) -> Result<String, Problem> {
+    async fn read_config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+        dockerfile: &str,
+    ) -> Result<String, Problem> {
         let api: Api<ConfigMap> = Api::namespaced(self.cluster.clone(), namespace);
         let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
         let Some(config_map) = found else {
@@ -145,10 +162,10 @@ fn list(names: &[&str]) -> String {
 }
 
 /// The credentials of Secrets of one namespace, all of which must be there.
-pub(super) async fn keyring<'a>(
+pub(super) async fn keyring(
     cluster: &kube::Client,
     namespace: &str,
-    names: impl Iterator<Item = &'a str>,
+    names: &[String],
 ) -> Result<Keyring, Problem> {
     let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
     let mut keyring = Keyring::default();
@@ -160,8 +177,9 @@ pub(super) async fn keyring<'a>(
         };
         let data = secret.data.unwrap_or_default();
         let Some(document) = data.get(".dockerconfigjson").or(data.get(".dockercfg")) else {
-            let message =
-                format!("secret/{name} has no key .dockerconfigjson; make it by kubectl create secret docker-registry");
+            let message = format!(
+                "secret/{name} has no key .dockerconfigjson; make it by kubectl create secret docker-registry"
+            );
             return Err(Problem::transient(Reason::SecretInvalid, message));
         };
         keyring
@@ -209,18 +227,20 @@ impl From<git::Error> for Problem {
     }
 }
 
-impl From<image::Error> for Problem {
-    fn from(error: image::Error) -> Self {
+impl From<ResolveError> for Problem {
+    fn from(error: ResolveError) -> Self {
         match &error {
-            image::Error::Registry(cause) => Problem::of_registry(cause, Reason::AuthenticationFailed),
-            image::Error::PlatformMismatch { .. } => Problem::lasting(Reason::PlatformMismatch, error.to_string()),
+            ResolveError::Registry(cause) => Problem::of_registry(cause, Reason::AuthenticationFailed),
+            ResolveError::PlatformMismatch { .. } => {
+                Problem::lasting(Reason::PlatformMismatch, error.to_string())
+            }
             _ => Problem::lasting(Reason::SourceNotFound, error.to_string()),
         }
     }
 }
 
 /// What a build pushed and is not there has been lost after the build.
-fn built(error: image::Error) -> Problem {
+fn built(error: ResolveError) -> Problem {
     let problem = Problem::from(error);
     match problem.reason {
         Reason::SourceNotFound => Problem { reason: Reason::BuildResultLost, ..problem },

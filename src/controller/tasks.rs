@@ -91,7 +91,13 @@ impl Tasks {
 
     /// Makes the object's tasks those that are wanted: others are stopped and forgotten, new ones and due
     /// failures are started.
-    pub fn want<P: Perform>(self: &Arc<Self>, object: &Object, wanted: Vec<Task>, now: Timestamp, performer: &P) {
+    pub fn want<P: Perform>(
+        self: &Arc<Self>,
+        object: &Object,
+        wanted: Vec<Task>,
+        now: Timestamp,
+        performer: &P,
+    ) {
         let mut objects = self.lock();
         if wanted.is_empty() {
             objects.remove(object);
@@ -123,7 +129,8 @@ impl Tasks {
     ) -> AbortHandle {
         let tasks = Arc::clone(self);
         let work = tokio::spawn(async move {
-            let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(Problem::internal()));
+            let result =
+                AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(Problem::internal()));
             tasks.end(&object, &key, result);
             // The receiver lives as long as the controller; after it nobody needs to know.
             let _ = tasks.ended.unbounded_send(object);

@@ -1,1 +1,13 @@
-//! Image manifests, configs and indexes: what is published and how it is verified.
+//! Images and indexes: how an image is found and verified, and what is published.
+//!
+//! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]
+
+mod index;
+mod manifest;
+mod publish;
+mod resolve;
+
+pub use index::{AssembleError, AssembledIndex, Format};
+pub use manifest::{ImageConfig, ImageManifest, Index};
+pub use publish::publish;
+pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};

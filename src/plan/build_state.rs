@@ -70,7 +70,9 @@ impl<'a> Build<'a> {
     ) -> BuildState {
         let name = self.job.metadata.name.as_deref().unwrap_or_default();
         if !is_owned_by(self.job, image) {
-            return BuildState::Foreign(format!("job/{name} exists and is not controlled by this MultiArchImage"));
+            return BuildState::Foreign(format!(
+                "job/{name} exists and is not controlled by this MultiArchImage"
+            ));
         }
         if self.job.metadata.deletion_timestamp.is_some() {
             return BuildState::Leaving;
@@ -89,14 +91,16 @@ impl<'a> Build<'a> {
     }
 
     fn succeeded(&self, now: Timestamp) -> BuildState {
-        let reports = self.pods.iter().rev().filter_map(|pod| terminated(pod)).filter(|end| end.exit_code == 0);
+        let reports =
+            self.pods.iter().rev().filter_map(|pod| terminated(pod)).filter(|end| end.exit_code == 0);
         for end in reports {
             return match BuildReport::parse(end.message.as_deref().unwrap_or_default()) {
                 Some(report) => BuildState::Succeeded { digest: report.digest },
                 None => BuildState::Failed {
                     reason: Reason::BuildResultLost,
-                    message: "the build ended well but reported no digest; is the builder image one of BuildKit's?"
-                        .to_owned(),
+                    message:
+                        "the build ended well but reported no digest; is the builder image one of BuildKit's?"
+                            .to_owned(),
                     log_tail: tail(end),
                 },
             };
@@ -108,7 +112,8 @@ impl<'a> Build<'a> {
 
     fn failed(&self) -> BuildState {
         let Some(pod) = self.pods.iter().rev().find(|pod| phase(pod) == "Failed") else {
-            let message = condition_message(self.job, "Failed").unwrap_or("the Job failed and its pods are gone");
+            let message =
+                condition_message(self.job, "Failed").unwrap_or("the Job failed and its pods are gone");
             return BuildState::Failed {
                 reason: Reason::BuildFailed,
                 message: message.to_owned(),
@@ -121,10 +126,15 @@ impl<'a> Build<'a> {
 
     fn running(&self, nodes: &[(String, String)]) -> BuildState {
         let Some(pod) = self.latest_pod() else {
-            return BuildState::Waiting { reason: Reason::Pending, message: "its pod is being created".to_owned() };
+            return BuildState::Waiting {
+                reason: Reason::Pending,
+                message: "its pod is being created".to_owned(),
+            };
         };
         match phase(pod) {
-            "Running" => BuildState::Building { message: format!("running on {}", node(pod).unwrap_or("a node")) },
+            "Running" => {
+                BuildState::Building { message: format!("running on {}", node(pod).unwrap_or("a node")) }
+            }
             "Failed" => {
                 let (reason, message) = cause(pod);
                 BuildState::Waiting { reason, message: format!("{message}; another attempt follows") }
@@ -146,7 +156,8 @@ fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
         return BuildState::Waiting { reason, message };
     }
     let waiting = container(pod).and_then(|status| status.state.as_ref()?.waiting.as_ref());
-    let Some((reason, message)) = waiting.and_then(|waiting| Some((waiting.reason.as_deref()?, &waiting.message)))
+    let Some((reason, message)) =
+        waiting.and_then(|waiting| Some((waiting.reason.as_deref()?, &waiting.message)))
     else {
         let message = match node(pod) {
             Some(node) => format!("starting on {node}"),
@@ -156,15 +167,19 @@ fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
     };
     let message = message.clone().unwrap_or_else(|| reason.to_owned());
     match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => BuildState::Waiting {
-            reason: Reason::ImagePullFailed,
-            message: format!("the builder's image cannot be pulled: {message}"),
-        },
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            BuildState::Waiting {
+                reason: Reason::ImagePullFailed,
+                message: format!("the builder's image cannot be pulled: {message}"),
+            }
+        }
         "ContainerCreating" | "PodInitializing" => BuildState::Waiting {
             reason: Reason::ContainerStarting,
             message: format!("starting on {}", node(pod).unwrap_or("a node")),
         },
-        _ => BuildState::Waiting { reason: Reason::ContainerStarting, message: format!("{reason}: {message}") },
+        _ => {
+            BuildState::Waiting { reason: Reason::ContainerStarting, message: format!("{reason}: {message}") }
+        }
     }
 }
 
@@ -182,12 +197,20 @@ fn cause(pod: &Pod) -> (Reason, String) {
         _ => {}
     }
     let Some(end) = terminated(pod) else {
-        return (Reason::BuildFailed, [pod_reason, pod_message, "the pod failed"].into_iter().find(|text| !text.is_empty()).unwrap_or_default().to_owned());
+        return (
+            Reason::BuildFailed,
+            [pod_reason, pod_message, "the pod failed"]
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
+                .to_owned(),
+        );
     };
     if end.reason.as_deref() == Some("OOMKilled") {
         return (
             Reason::BuildOutOfMemory,
-            "the build was killed for want of memory; raise spec.build.pod.resources.limits.memory".to_owned(),
+            "the build was killed for want of memory; raise spec.build.pod.resources.limits.memory"
+                .to_owned(),
         );
     }
     let reason = ExitCause::from_code(end.exit_code).map_or(Reason::BuildFailed, ExitCause::reason);
@@ -258,7 +281,8 @@ fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::
 fn unschedulable(pod: &Pod) -> Option<String> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
-    (scheduled.status == "False").then(|| scheduled.message.clone().unwrap_or_else(|| "no node fits".to_owned()))
+    (scheduled.status == "False")
+        .then(|| scheduled.message.clone().unwrap_or_else(|| "no node fits".to_owned()))
 }
 
 fn phase(pod: &Pod) -> &str {

@@ -19,7 +19,9 @@ pub(super) fn step(
     let pinned = match &context.pinned {
         Some(Ok(pinned)) => pinned,
         Some(Err(failure)) => return step.failed(failure),
-        None => return step.at(Phase::Resolving, Reason::Resolving, format!("looking up {}", context.looking_up)),
+        None => {
+            return step.at(Phase::Resolving, Reason::Resolving, format!("looking up {}", context.looking_up));
+        }
     };
     let metadata = &planner.image.metadata;
     let request = BuildRequest {
@@ -145,7 +147,11 @@ fn inspect(planner: &Planner<'_>, mut step: Step, platform: &Platform, digest: &
     let digest: Digest = match digest.parse() {
         Ok(digest) => digest,
         Err(error) => {
-            return step.at(Phase::Failed, Reason::BuildResultLost, format!("the build reported no digest: {error}"));
+            return step.at(
+                Phase::Failed,
+                Reason::BuildResultLost,
+                format!("the build reported no digest: {error}"),
+            );
         }
     };
     let task = Task::InspectBuild {
@@ -160,10 +166,8 @@ fn inspect(planner: &Planner<'_>, mut step: Step, platform: &Platform, digest: &
             step.ready(image)
         }
         Some(Fact::Failed(failure)) => step.failed(failure),
-        _ => step.at(
-            Phase::Verifying,
-            Reason::Resolving,
-            format!("verifying {}@{digest}", planner.repository),
-        ),
+        _ => {
+            step.at(Phase::Verifying, Reason::Resolving, format!("verifying {}@{digest}", planner.repository))
+        }
     }
 }

@@ -70,6 +70,7 @@ fn cut(message: String) -> String {
     if message.len() <= MESSAGE_LIMIT {
         return message;
     }
-    let end = (0..=MESSAGE_LIMIT - '…'.len_utf8()).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+    let end =
+        (0..=MESSAGE_LIMIT - '…'.len_utf8()).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
     format!("{}…", &message[..end])
 }

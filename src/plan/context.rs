@@ -45,11 +45,8 @@ fn pin_context(
         return Context::pinned(PinnedContext::Inline { dockerfile: inline.dockerfile.clone() });
     }
     if let Some(config_map) = &context.config_map {
-        let task = Task::ReadConfigMap {
-            epoch,
-            name: config_map.name.clone(),
-            dockerfile: dockerfile.to_owned(),
-        };
+        let task =
+            Task::ReadConfigMap { epoch, name: config_map.name.clone(), dockerfile: dockerfile.to_owned() };
         return looked_up(planner, task, format!("configmap/{}", config_map.name), |found| match found {
             Found::Content(content) => {
                 Some(PinnedContext::ConfigMap { name: config_map.name.clone(), content: content.clone() })

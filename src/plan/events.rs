@@ -26,7 +26,9 @@ pub fn notes(before: &MultiArchImageStatus, after: &MultiArchImageStatus) -> Vec
         .filter_map(|platform| platform_note(before.platform(&platform.platform), platform))
         .collect();
     let ready = |status: &MultiArchImageStatus| {
-        status.condition("Ready").map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
+        status
+            .condition("Ready")
+            .map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
     };
     if let Some((status, reason, message)) = ready(after).filter(|_| ready(before) != ready(after)) {
         let said_by_platform = notes.iter().any(|note| note.reason == reason);

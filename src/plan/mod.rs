@@ -86,13 +86,13 @@ impl Step {
     }
 
     fn ready(mut self, child: Arc<ResolvedImage>) -> Self {
-        self.status.digest = Some(child.image.digest.to_string());
-        self.status.media_type = Some(child.image.media_type.to_string());
-        self.status.size = i64::try_from(child.image.size).ok();
+        self.status.digest = Some(child.image.descriptor.digest.to_string());
+        self.status.media_type = Some(child.image.descriptor.media_type.to_string());
+        self.status.size = i64::try_from(child.image.descriptor.size).ok();
         self.status.log_tail = None;
         let message = match child.warnings.as_slice() {
-            [] => format!("verified {}", child.image.digest),
-            warnings => format!("verified {}; {}", child.image.digest, warnings.join("; ")),
+            [] => format!("verified {}", child.image.descriptor.digest),
+            warnings => format!("verified {}; {}", child.image.descriptor.digest, warnings.join("; ")),
         };
         self.child = Some(child);
         self.at(Phase::Ready, Reason::Verified, message)
@@ -110,12 +110,7 @@ struct Planner<'a> {
 }
 
 /// Decides what to do for an image. `now` is the clock.
-pub fn plan(
-    image: &MultiArchImage,
-    observed: &Observed,
-    settings: &BuilderSettings,
-    now: Timestamp,
-) -> Plan {
+pub fn plan(image: &MultiArchImage, observed: &Observed, settings: &BuilderSettings, now: Timestamp) -> Plan {
     let epoch = Epoch {
         generation: image.generation(),
         reconcile: image.reconcile_request(),
@@ -186,7 +181,13 @@ impl Planner<'_> {
                 .spec
                 .platforms
                 .iter()
-                .map(|entry| self.begin(entry).at(Phase::Pending, Reason::Pending, "the registry secrets are being read"))
+                .map(|entry| {
+                    self.begin(entry).at(
+                        Phase::Pending,
+                        Reason::Pending,
+                        "the registry secrets are being read",
+                    )
+                })
                 .collect(),
             None => self.image.spec.platforms.iter().map(|entry| self.step(entry, &context)).collect(),
         };
@@ -202,13 +203,15 @@ impl Planner<'_> {
         }
         publication.verdict.record(&mut status, self.now);
         conditions::write(&mut status, &publication.verdict.verdict, &self.epoch, self.now);
-        let wake_after = retries.into_iter().min().map(|at| at.duration_since(self.now).max(SignedDuration::ZERO));
+        let wake_after =
+            retries.into_iter().min().map(|at| at.duration_since(self.now).max(SignedDuration::ZERO));
         Plan { status, tasks, wake_after }
     }
 
     /// Nothing runs while suspended; what is published and what is known stays.
     fn suspended(&self, mut status: MultiArchImageStatus) -> Plan {
-        let tasks = self.own_jobs().filter(|job| !build_state::has_finished(job)).filter_map(delete).collect();
+        let tasks =
+            self.own_jobs().filter(|job| !build_state::has_finished(job)).filter_map(delete).collect();
         status.platforms = self.image.spec.platforms.iter().map(|entry| self.begin(entry).status).collect();
         for platform in status.platforms.iter_mut().filter(|platform| platform.phase != Phase::Ready) {
             platform.phase = Phase::Pending;
@@ -284,7 +287,8 @@ impl Planner<'_> {
         self.own_jobs()
             .filter(|job| {
                 let wanted = steps.iter().any(|step| step.job == job.metadata.name);
-                let platform_is_built = build_state::platform_slug(job).is_some_and(|slug| built.contains(slug));
+                let platform_is_built =
+                    build_state::platform_slug(job).is_some_and(|slug| built.contains(slug));
                 !wanted && (context_is_settled || !platform_is_built)
             })
             .filter_map(delete)

@@ -1,5 +1,6 @@
 //! What the platforms add up to: the index when all are ready, else what stands in the way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use super::conditions::Verdict;
 use super::task::{Fact, Failure, Task};
 use super::{Planner, Step};
 use crate::api::{HistoryEntry, MultiArchImageStatus, Phase, Published, PublishedTag, Reason};
-use crate::image::AssembledIndex;
+use crate::image::{AssembledIndex, ResolvedImage};
 
 /// Earlier publications that the status remembers.
 const HISTORY_LENGTH: usize = 5;
@@ -45,8 +46,8 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
         .iter()
         .map(|tag| PublishedTag { name: tag.clone(), repository: target.repository.clone() })
         .collect();
-    let message = format!("{} at {}:{}", index.digest, target.repository, target.tags.join(", "));
-    let is_published = status.digest.as_deref() == Some(index.digest.as_str())
+    let message = format!("{} at {}:{}", index.descriptor.digest, target.repository, target.tags.join(", "));
+    let is_published = status.digest.as_deref() == Some(index.descriptor.digest.as_str())
         && status.published.as_ref().is_some_and(|published| published.tags == tags);
     if is_published {
         return publication(Verdict::Published(message));
@@ -75,8 +76,9 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
 }
 
 fn assemble(steps: &[Step]) -> Result<AssembledIndex, String> {
-    let children: Vec<_> = steps.iter().filter_map(|step| step.child.clone()).collect();
-    AssembledIndex::assemble(&children).map_err(|error| error.to_string())
+    let children = steps.iter().filter_map(|step| step.child.as_deref());
+    let entries: Vec<_> = children.flat_map(ResolvedImage::descriptors).cloned().collect();
+    AssembledIndex::assemble(None, &BTreeMap::new(), &entries).map_err(|error| error.to_string())
 }
 
 fn failed(failure: &Failure) -> Verdict {
@@ -89,7 +91,8 @@ fn failed(failure: &Failure) -> Verdict {
 /// The most telling platform speaks for the image: one that failed, one that waits, one that works.
 fn unready(steps: &[Step], ready_platforms: &str) -> Verdict {
     let in_phase = |phase: Phase| steps.iter().find(move |step| step.status.phase == phase);
-    let order = [Phase::Failed, Phase::Waiting, Phase::Building, Phase::Verifying, Phase::Resolving, Phase::Pending];
+    let order =
+        [Phase::Failed, Phase::Waiting, Phase::Building, Phase::Verifying, Phase::Resolving, Phase::Pending];
     let Some(step) = order.into_iter().find_map(in_phase) else {
         return Verdict::Working(Reason::Pending, format!("{ready_platforms} platforms are ready"));
     };
@@ -107,7 +110,8 @@ fn unready(steps: &[Step], ready_platforms: &str) -> Verdict {
 }
 
 fn only_looks(step: &Step) -> bool {
-    let looks = matches!(step.status.phase, Phase::Resolving | Phase::Pending | Phase::Waiting | Phase::Verifying);
+    let looks =
+        matches!(step.status.phase, Phase::Resolving | Phase::Pending | Phase::Waiting | Phase::Verifying);
     let verifies_anew = step.status.phase != Phase::Verifying || step.status.digest.is_some();
     looks && verifies_anew && (step.job.is_none() || step.status.digest.is_some())
 }
@@ -117,11 +121,11 @@ impl Outcome {
     pub fn record(&self, status: &mut MultiArchImageStatus, now: Timestamp) {
         status.ready_platforms = Some(self.ready_platforms.clone());
         let Some((index, tags)) = &self.published else { return };
-        let digest = index.digest.to_string();
+        let digest = index.descriptor.digest.to_string();
         let source_revision = status.source_revision.clone();
         let published_at = Time(now);
         status.published = Some(Published {
-            media_type: index.media_type.to_string(),
+            media_type: index.descriptor.media_type.to_string(),
             size: i64::try_from(index.bytes.len()).unwrap_or(i64::MAX),
             tags: tags.clone(),
             source_revision: source_revision.clone(),

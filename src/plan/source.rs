@@ -25,7 +25,7 @@ pub(super) fn step(planner: &Planner<'_>, mut step: Step, platform: &Platform, i
         _ => return step.at(Phase::Resolving, Reason::Resolving, format!("looking up {image}")),
     };
     if let Some(source) = &mut step.status.source {
-        source.digest = Some(resolved.source_digest.to_string());
+        source.digest = Some(resolved.source.digest.to_string());
     }
     if *reference.repository() == planner.repository {
         return step.ready(Arc::clone(resolved));
@@ -40,7 +40,12 @@ pub(super) fn step(planner: &Planner<'_>, mut step: Step, platform: &Platform, i
         Some(Fact::Known(_)) => step.ready(Arc::clone(resolved)),
         Some(Fact::Failed(failure)) => step.failed(failure),
         None => {
-            let message = format!("copying {}@{} to {}", reference.repository(), resolved.image.digest, planner.repository);
+            let message = format!(
+                "copying {}@{} to {}",
+                reference.repository(),
+                resolved.image.descriptor.digest,
+                planner.repository
+            );
             step.at(Phase::Verifying, Reason::Copying, message)
         }
     }

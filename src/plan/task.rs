@@ -117,19 +117,23 @@ impl Task {
         match self {
             Task::CheckSecrets { epoch } => format!("secrets {epoch:?}"),
             Task::ResolveCommit { epoch, url, reference } => format!("commit {url} {reference:?} {epoch:?}"),
-            Task::ReadConfigMap { epoch, name, dockerfile } => format!("configmap {name} {dockerfile} {epoch:?}"),
+            Task::ReadConfigMap { epoch, name, dockerfile } => {
+                format!("configmap {name} {dockerfile} {epoch:?}")
+            }
             Task::ResolveImage { epoch, reference, platform } => {
                 format!("resolve {reference} {platform} {epoch:?}")
             }
             Task::InspectBuild { repository, digest, platform } => {
                 format!("inspect {repository}@{digest} {platform}")
             }
-            Task::CopyImage { from, to, image } => format!("copy {from}@{} {to}", image.image.digest),
+            Task::CopyImage { from, to, image } => {
+                format!("copy {from}@{} {to}", image.image.descriptor.digest)
+            }
             Task::CreateJob { job } => format!("create {:?}", job.metadata.name),
             Task::MergeSecrets { epoch, uid, .. } => format!("merge {uid} {epoch:?}"),
             Task::DeleteJob { name, uid } => format!("delete {name} {uid}"),
             Task::Publish { generation, repository, tags, index } => {
-                format!("publish {} {repository} {tags:?} {generation}", index.digest)
+                format!("publish {} {repository} {tags:?} {generation}", index.descriptor.digest)
             }
         }
     }

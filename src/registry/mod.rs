@@ -1,1 +1,44 @@
-//! The OCI distribution client.
+//! The OCI distribution client: one transport, one token cache, one retry policy.
+//!
+//! ```text
+//! Client ── connections, tokens, counts: one of them in the process
+//!   └─ session(keyring) ─▶ Session ── one resource's requests with its own credentials
+//!        manifests  blobs  copy       what is asked
+//!        session                      authorised, tried again, explained
+//!        transport                    sent, redirects followed, limits kept
+//! ```
+//!
+//! Specifications: OCI distribution 1.1, Docker's token authentication, RFC 7235 and 9110.
+
+mod blobs;
+mod challenge;
+mod copy;
+mod credentials;
+mod descriptor;
+mod digest;
+mod error;
+mod host;
+mod manifests;
+mod reference;
+mod retry;
+mod scope;
+mod session;
+mod single_flight;
+mod token;
+mod transport;
+mod verify;
+
+pub use blobs::Delivery;
+pub use copy::Copied;
+pub use credentials::{Credential, CredentialsError, Keyring};
+pub use descriptor::{Descriptor, DescriptorPlatform, MediaType};
+pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
+pub use error::{Error, Kind};
+pub use manifests::{LARGEST_MANIFEST, Manifest};
+pub use reference::{ParseReferenceError, Reference, Repository};
+pub use retry::Retry;
+pub use session::Session;
+pub use transport::{Client, Settings};
+
+pub(crate) use descriptor::null_as_default;
+pub(crate) use error::Operation;

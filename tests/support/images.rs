@@ -38,7 +38,8 @@ impl Push {
     async fn blob(&self, content: Vec<u8>) -> (String, usize) {
         let digest = Digest::sha256(&content).to_string();
         let size = content.len();
-        let begun = self.request(reqwest::Method::POST, &format!("{}/blobs/uploads/", self.base)).send().await;
+        let begun =
+            self.request(reqwest::Method::POST, &format!("{}/blobs/uploads/", self.base)).send().await;
         let begun = begun.expect("a registry").error_for_status().expect("an upload");
         let location = begun.headers()["location"].to_str().expect("a location").to_owned();
         let location = match location.strip_prefix('/') {
@@ -95,7 +96,8 @@ impl Push {
     /// The manifest under a tag or digest, byte for byte; `None` where there is none.
     pub async fn read(&self, reference: &str) -> Option<Vec<u8>> {
         let url = format!("{}/manifests/{reference}", self.base);
-        let request = self.request(reqwest::Method::GET, &url).header("Accept", format!("{OCI_INDEX}, {OCI_MANIFEST}"));
+        let request =
+            self.request(reqwest::Method::GET, &url).header("Accept", format!("{OCI_INDEX}, {OCI_MANIFEST}"));
         let response = request.send().await.expect("a registry");
         if response.status() == reqwest::StatusCode::NOT_FOUND {
             return None;

@@ -89,12 +89,15 @@ impl Rig {
 
     /// Every registry of the rig that speaks plain HTTP.
     pub fn plain_http(&self) -> String {
-        [&self.registry, &self.private_registry.host, &self.read_only_registry.host].map(String::as_str).join(",")
+        [&self.registry, &self.private_registry.host, &self.read_only_registry.host]
+            .map(String::as_str)
+            .join(",")
     }
 
     pub async fn client(&self) -> Client {
         let kubeconfig = kube::config::Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
         Client::try_from(config).expect("a client")
     }
 }
@@ -145,7 +148,10 @@ impl World {
         let namespace = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let metadata = ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.expect("a namespace");
+        Api::<Namespace>::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+            .expect("a namespace");
         World { rig, client, namespace }
     }
 
@@ -191,7 +197,8 @@ impl World {
             Ok(Ok(Some(image))) => image,
             _ => {
                 let image = api.get_opt(name).await.ok().flatten();
-                let status = image.and_then(|image| image.status).map(|status| serde_json::to_string_pretty(&status));
+                let status =
+                    image.and_then(|image| image.status).map(|status| serde_json::to_string_pretty(&status));
                 panic!("{name} in {} never came to be {what}; its status: {status:#?}", self.namespace);
             }
         }
@@ -202,7 +209,13 @@ impl World {
     }
 
     /// Waits until a platform is in a phase for a reason, and gives its entry.
-    pub async fn until_platform(&self, name: &str, platform: &str, phase: Phase, reason: &str) -> PlatformStatus {
+    pub async fn until_platform(
+        &self,
+        name: &str,
+        platform: &str,
+        phase: Phase,
+        reason: &str,
+    ) -> PlatformStatus {
         let what = format!("{phase:?} {reason} on {platform}");
         let image = self
             .until(name, &what, |image| {
@@ -217,7 +230,8 @@ impl World {
 
 /// The entry of a platform in the status of the latest generation.
 pub fn entry<'a>(image: &'a MultiArchImage, platform: &str) -> Option<&'a PlatformStatus> {
-    let status = image.status.as_ref().filter(|status| status.observed_generation == image.metadata.generation)?;
+    let status =
+        image.status.as_ref().filter(|status| status.observed_generation == image.metadata.generation)?;
     status.platform(platform)
 }
 
@@ -227,13 +241,15 @@ pub fn is_ready(image: &MultiArchImage) -> bool {
 }
 
 pub fn has_condition(image: &MultiArchImage, type_: &str, state: &str) -> bool {
-    image.status.as_ref().filter(|status| status.observed_generation == image.metadata.generation).is_some_and(
-        |status| {
+    image
+        .status
+        .as_ref()
+        .filter(|status| status.observed_generation == image.metadata.generation)
+        .is_some_and(|status| {
             status.condition(type_).is_some_and(|condition| {
                 condition.status == state && condition.observed_generation == image.metadata.generation
             })
-        },
-    )
+        })
 }
 
 /// The message of a condition; empty where there is none.
@@ -246,7 +262,9 @@ async fn install_crd(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let definition = MultiArchImage::crd();
     let parameters = PatchParams::apply("test").force();
-    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition)).await.expect("the CRD is accepted");
+    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
+        .await
+        .expect("the CRD is accepted");
     let established = await_condition(api, &definition.name_any(), conditions::is_crd_established());
     tokio::time::timeout(PATIENCE, established).await.expect("in time").expect("the CRD is established");
 }

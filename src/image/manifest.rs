@@ -1,0 +1,131 @@
+//! What indexes and image configs say, read leniently: others wrote them.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::platform::Platform;
+use crate::registry::{Descriptor, DescriptorPlatform, Digest, null_as_default};
+
+/// The annotation that tells an attestation from an image: BuildKit, "Image attestation storage".
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+/// The annotation with the digest of the image that an attestation is about.
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+
+/// An image index or a manifest list: OCI image spec, image-index.md.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Index {
+    /// The entries, in their order.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub manifests: Vec<Descriptor>,
+    /// Free metadata.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What we need of an image's manifest: OCI image spec, manifest.md.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ImageManifest {
+    /// The config blob.
+    pub config: Descriptor,
+    /// The layers, the lowest first.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub layers: Vec<Descriptor>,
+}
+
+/// What we need of an image's config: OCI image spec, config.md. Missing texts are empty.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ImageConfig {
+    /// The operating system.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub os: String,
+    /// The architecture.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub architecture: String,
+    /// The variant of the architecture.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub variant: String,
+    /// The version of the operating system, of Windows images.
+    #[serde(default, rename = "os.version", deserialize_with = "null_as_default")]
+    pub os_version: String,
+    /// What the operating system must have, of Windows images.
+    #[serde(default, rename = "os.features", deserialize_with = "null_as_default")]
+    pub os_features: Vec<String>,
+}
+
+impl ImageConfig {
+    /// The platform, or none if the config names no operating system or no architecture.
+    pub fn platform(&self) -> Option<Platform> {
+        let named = !self.os.is_empty() && !self.architecture.is_empty();
+        named.then(|| Platform::normalised(&self.os, &self.architecture, Some(&self.variant)))
+    }
+}
+
+impl Descriptor {
+    /// Whether this entry of an index is an attestation and nothing to run.
+    pub fn is_attestation(&self) -> bool {
+        self.annotations.contains_key(REFERENCE_TYPE)
+    }
+
+    /// Whether this is an attestation about `image`.
+    pub fn attests(&self, image: &Digest) -> bool {
+        self.is_attestation()
+            && self.annotations.get(REFERENCE_DIGEST).is_some_and(|digest| digest == image.as_str())
+    }
+
+    /// The platform of an entry that can be run; none for `unknown/unknown` and for entries without one.
+    pub fn runnable_platform(&self) -> Option<Platform> {
+        let DescriptorPlatform { os, architecture, variant, .. } = self.platform.as_ref()?;
+        let named = |name: &str| !name.is_empty() && name != "unknown";
+        (named(os) && named(architecture)).then(|| Platform::normalised(os, architecture, variant.as_deref()))
+    }
+
+    /// The platform in words for people, with what else tells two entries apart.
+    pub(crate) fn platform_in_words(&self) -> String {
+        let Some(platform) = self.runnable_platform() else { return "unknown".to_owned() };
+        let details = self.platform.iter().flat_map(|p| p.os_version.iter().chain(&p.os_features));
+        details.fold(platform.to_string(), |words, detail| format!("{words} {detail}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::MediaType;
+
+    fn entry(platform: &str) -> Descriptor {
+        let digest = Digest::sha256(b"");
+        let media_type = MediaType::OCI_MANIFEST;
+        let json = format!(
+            r#"{{"mediaType":"{media_type}","digest":"{digest}","size":0,"platform":{platform},
+                "annotations":{{"{REFERENCE_TYPE}":"attestation-manifest","{REFERENCE_DIGEST}":"{digest}"}}}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn a_config_with_nulls_is_read() {
+        let config: ImageConfig = serde_json::from_str(
+            r#"{"os":"linux","architecture":"arm64","variant":null,"os.features":null}"#,
+        )
+        .unwrap();
+        assert_eq!(config.platform().unwrap().to_string(), "linux/arm64");
+        assert!(serde_json::from_str::<ImageConfig>("{}").unwrap().platform().is_none());
+    }
+
+    #[test]
+    fn an_attestation_names_its_image_and_is_not_runnable() {
+        let attestation = entry(r#"{"os":"unknown","architecture":"unknown"}"#);
+        assert!(attestation.attests(&Digest::sha256(b"")));
+        assert!(!attestation.attests(&Digest::sha256(b"other")));
+        assert_eq!(attestation.runnable_platform(), None);
+    }
+
+    #[test]
+    fn a_platform_is_told_with_its_version() {
+        let entry = entry(
+            r#"{"os":"windows","architecture":"amd64","os.version":"10.0.17763.1","os.features":["win32k"]}"#,
+        );
+        assert_eq!(entry.platform_in_words(), "windows/amd64 10.0.17763.1 win32k");
+    }
+}

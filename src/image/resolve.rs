@@ -1,0 +1,300 @@
+//! From a reference and a platform to the one image that runs there, verified.
+
+use std::collections::HashSet;
+
+use futures::future::try_join_all;
+
+use super::manifest::{ImageConfig, ImageManifest, Index};
+use crate::platform::Platform;
+use crate::registry::{
+    Descriptor, DescriptorPlatform, Error, LARGEST_MANIFEST, Manifest, Reference, Repository, Session,
+};
+
+/// How many indexes within an index are looked into.
+const MOST_NESTED: usize = 16;
+/// How many attestations of one image are carried.
+const MOST_ATTESTATIONS: usize = 16;
+
+/// What is done about an image whose config names another platform than the declared one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PlatformCheck {
+    /// The image is refused.
+    #[default]
+    Enforce,
+    /// The image is taken, with a warning.
+    Warn,
+    /// The image is taken.
+    Off,
+}
+
+/// An image for one platform, as its registry has it, verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// Where the image is.
+    pub repository: Repository,
+    /// What the reference named: the index, or the image itself.
+    pub source: Descriptor,
+    /// The image, with the platform and the annotations for its entry in an index.
+    pub image: Manifest,
+    /// Its attestations, with the annotations that say so.
+    pub attestations: Vec<Manifest>,
+    /// What people should know, though the image is usable.
+    pub warnings: Vec<String>,
+}
+
+impl ResolvedImage {
+    /// The entries of an index for this image: itself, then its attestations.
+    pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        std::iter::once(&self.image.descriptor)
+            .chain(self.attestations.iter().map(|manifest| &manifest.descriptor))
+    }
+
+    /// Everything that must be in the repository of the index.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        std::iter::once(&self.image).chain(&self.attestations)
+    }
+}
+
+/// Why a reference leads to no image for a platform.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ResolveError {
+    /// The registry failed, or said no.
+    #[error(transparent)]
+    Registry(#[from] Error),
+    /// The index has nothing for the platform.
+    #[error("{reference}: no image for {platform}; the index has {}", listed(available))]
+    NoSuchPlatform {
+        /// The index.
+        reference: Reference,
+        /// The platform that was looked for.
+        platform: Platform,
+        /// The platforms it has.
+        available: Vec<String>,
+    },
+    /// The index has several images for the platform.
+    #[error("{reference}: {} images for {platform}: {}; name one of them by its digest", candidates.len(), candidates.join(", "))]
+    Ambiguous {
+        /// The index.
+        reference: Reference,
+        /// The platform that was looked for.
+        platform: Platform,
+        /// Each with its platform and digest.
+        candidates: Vec<String>,
+    },
+    /// The image's config names another platform.
+    #[error("{reference}: the image is for {found}, not for {declared} (its config {config} says so)")]
+    PlatformMismatch {
+        /// The image.
+        reference: Reference,
+        /// The platform it should have.
+        declared: Platform,
+        /// The platform that it has.
+        found: Platform,
+        /// The digest of the config.
+        config: String,
+    },
+    /// The manifest is something else than an image that can be run.
+    #[error("{reference}: not an image that runs anywhere: {reason}")]
+    NotAnImage {
+        /// The manifest.
+        reference: Reference,
+        /// What it is.
+        reason: String,
+    },
+}
+
+fn listed(available: &[String]) -> String {
+    if available.is_empty() { "no images".to_owned() } else { available.join(", ") }
+}
+
+/// Finds the image for `platform` at `reference`, reads it and verifies that it is what it says.
+///
+/// Of an index, the one entry for the platform, with its attestations; an index within the index is looked into
+/// once. The entry's own platform is written as declared and normalised, so that the same image gives the same index
+/// however its source spells `arm64/v8`; `os.version` and `os.features` are kept.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub async fn resolve(
+    session: &Session,
+    reference: &Reference,
+    platform: &Platform,
+    check: PlatformCheck,
+) -> Result<ResolvedImage, ResolveError> {
+    let named = session.get_manifest(reference).await?;
+    let source = named.descriptor.clone();
+    let (mut image, attestations) = if source.media_type.is_index() {
+        let (entry, attestations) = choose(session, reference, platform, &named).await?;
+        let (image, attestations) = futures::try_join!(
+            fetch(session, reference, entry),
+            fetch_all(session, reference, attestations)
+        )?;
+        (image, attestations)
+    } else {
+        (named, Vec::new())
+    };
+    let config = read_config(session, reference, &image).await?;
+    let warnings = check_platform(reference, platform, &config, check)?;
+    image.descriptor.platform = Some(published_platform(platform, &image.descriptor, &config.0));
+    Ok(ResolvedImage { repository: reference.repository().clone(), source, image, attestations, warnings })
+}
+
+/// The entry for the platform and the attestations about it.
+async fn choose(
+    session: &Session,
+    reference: &Reference,
+    platform: &Platform,
+    index: &Manifest,
+) -> Result<(Descriptor, Vec<Descriptor>), ResolveError> {
+    let mut entries = parse_index(reference, index)?;
+    if pick(reference, platform, &entries).is_err() {
+        let nested = entries.iter().filter(|entry| entry.media_type.is_index()).take(MOST_NESTED).cloned();
+        for index in fetch_all(session, reference, nested.collect()).await? {
+            entries.extend(
+                parse_index(reference, &index)?.into_iter().filter(|entry| !entry.media_type.is_index()),
+            );
+        }
+    }
+    let entry = pick(reference, platform, &entries)?;
+    let about =
+        |candidate: &&Descriptor| candidate.media_type.is_manifest() && candidate.attests(&entry.digest);
+    let attestations = entries.iter().filter(about).take(MOST_ATTESTATIONS).cloned().collect();
+    Ok((entry, attestations))
+}
+
+fn parse_index(reference: &Reference, index: &Manifest) -> Result<Vec<Descriptor>, ResolveError> {
+    let index: Index = serde_json::from_slice(&index.bytes)
+        .map_err(|error| not_an_image(reference, format!("its index cannot be read: {error}")))?;
+    Ok(index.manifests)
+}
+
+/// The one entry that can run on the platform. Of two that differ only in the version of the operating system,
+/// neither is better.
+fn pick(
+    reference: &Reference,
+    platform: &Platform,
+    entries: &[Descriptor],
+) -> Result<Descriptor, ResolveError> {
+    let images = || entries.iter().filter(|entry| entry.media_type.is_manifest() && !entry.is_attestation());
+    let mut matching: Vec<&Descriptor> = images()
+        .filter(|entry| entry.runnable_platform().is_some_and(|found| platform.matches(&found)))
+        .collect();
+    if matching.is_empty() {
+        // One that says nothing may be it; its config will tell.
+        matching =
+            images().filter(|entry| entry.platform.is_none() && entry.artifact_type.is_none()).collect();
+        matching.truncate(if matching.len() == 1 { 1 } else { 0 });
+    }
+    let mut seen = HashSet::new();
+    matching.retain(|entry| seen.insert(&entry.digest));
+    match matching[..] {
+        [entry] => Ok(entry.clone()),
+        [] => Err(ResolveError::NoSuchPlatform {
+            reference: reference.clone(),
+            platform: platform.clone(),
+            available: images().map(Descriptor::platform_in_words).collect(),
+        }),
+        _ => Err(ResolveError::Ambiguous {
+            reference: reference.clone(),
+            platform: platform.clone(),
+            candidates: matching
+                .iter()
+                .map(|e| format!("{} ({})", e.digest, e.platform_in_words()))
+                .collect(),
+        }),
+    }
+}
+
+/// The manifest of an entry, described as the entry describes it.
+async fn fetch(
+    session: &Session,
+    reference: &Reference,
+    entry: Descriptor,
+) -> Result<Manifest, ResolveError> {
+    let child = reference.repository().with_digest(&entry.digest);
+    let Manifest { descriptor, bytes } = session.get_manifest(&child).await?;
+    if descriptor.size != entry.size || descriptor.media_type.is_index() != entry.media_type.is_index() {
+        let reason = format!("its index describes {} with another size or type than it has", entry.digest);
+        return Err(not_an_image(reference, reason));
+    }
+    Ok(Manifest { descriptor: Descriptor { media_type: descriptor.media_type, ..entry }, bytes })
+}
+
+async fn fetch_all(
+    session: &Session,
+    reference: &Reference,
+    entries: Vec<Descriptor>,
+) -> Result<Vec<Manifest>, ResolveError> {
+    try_join_all(entries.into_iter().map(|entry| fetch(session, reference, entry))).await
+}
+
+/// The config, and its digest for messages.
+async fn read_config(
+    session: &Session,
+    reference: &Reference,
+    image: &Manifest,
+) -> Result<(ImageConfig, String), ResolveError> {
+    let manifest: ImageManifest = serde_json::from_slice(&image.bytes)
+        .map_err(|error| not_an_image(reference, format!("its manifest cannot be read: {error}")))?;
+    let descriptor = manifest.config;
+    if !descriptor.media_type.is_image_config() {
+        return Err(not_an_image(reference, format!("its config is {}", descriptor.media_type)));
+    }
+    let bytes = session.get_blob_bytes(reference.repository(), &descriptor, LARGEST_MANIFEST).await?;
+    let config = serde_json::from_slice(&bytes)
+        .map_err(|error| not_an_image(reference, format!("its config cannot be read: {error}")))?;
+    Ok((config, descriptor.digest.to_string()))
+}
+
+/// The warnings about a platform that is right, or not quite.
+fn check_platform(
+    reference: &Reference,
+    declared: &Platform,
+    (config, digest): &(ImageConfig, String),
+    check: PlatformCheck,
+) -> Result<Vec<String>, ResolveError> {
+    let Some(found) = config.platform() else {
+        return match check {
+            PlatformCheck::Off => Ok(Vec::new()),
+            _ => Err(not_an_image(reference, "its config names no os and architecture".to_owned())),
+        };
+    };
+    // Many builders leave the variant out; what they left out is no contradiction.
+    let same_but_for_variant = found.os() == declared.os() && found.architecture() == declared.architecture();
+    if declared.matches(&found) || check == PlatformCheck::Off {
+        return Ok(Vec::new());
+    }
+    if same_but_for_variant && config.variant.is_empty() {
+        return Ok(vec![format!(
+            "{reference}: the image's config has no variant; taken for {declared} as declared"
+        )]);
+    }
+    let mismatch = ResolveError::PlatformMismatch {
+        reference: reference.clone(),
+        declared: declared.clone(),
+        found,
+        config: digest.clone(),
+    };
+    if check == PlatformCheck::Warn { Ok(vec![mismatch.to_string()]) } else { Err(mismatch) }
+}
+
+fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageConfig) -> DescriptorPlatform {
+    let written = entry.platform.clone().unwrap_or_default();
+    let from_config = Some(config.os_version.clone()).filter(|version| !version.is_empty());
+    let os_features = if written.os_features.is_empty() { &config.os_features } else { &written.os_features };
+    DescriptorPlatform {
+        architecture: declared.architecture().to_owned(),
+        os: declared.os().to_owned(),
+        os_version: written.os_version.clone().or(from_config),
+        os_features: os_features.clone(),
+        variant: declared.variant().map(str::to_owned),
+    }
+}
+
+fn not_an_image(reference: &Reference, reason: String) -> ResolveError {
+    ResolveError::NotAnImage { reference: reference.clone(), reason }
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -1,0 +1,97 @@
+//! Hosts of registries and the patterns that administrators and secrets name them by.
+
+use std::net::IpAddr;
+
+/// A host with an optional port, as in `*.example.com:5000`; `*` and `?` stand for parts of one label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostPattern {
+    labels: Vec<String>,
+    port: Option<String>,
+}
+
+impl HostPattern {
+    pub(crate) fn new(pattern: &str) -> Self {
+        let (name, port) = split_port(pattern);
+        Self { labels: labels(name), port: port.map(str::to_owned) }
+    }
+
+    /// As in the kubelet: equally many labels, each matching, and the same port or none in both.
+    pub(crate) fn matches(&self, host: &str) -> bool {
+        let (name, port) = split_port(host);
+        let candidates = labels(name);
+        self.port.as_deref() == port
+            && self.labels.len() == candidates.len()
+            && self
+                .labels
+                .iter()
+                .zip(&candidates)
+                .all(|(pattern, label)| glob(pattern.as_bytes(), label.as_bytes()))
+    }
+
+    pub(crate) fn has_wildcard(&self) -> bool {
+        self.labels.iter().any(|label| label.contains(['*', '?']))
+    }
+}
+
+/// Whether `host`, with or without port, is this machine: Docker speaks plain HTTP to it, and so do we.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let (name, _) = split_port(host);
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn labels(name: &str) -> Vec<String> {
+    name.to_ascii_lowercase().split('.').map(str::to_owned).collect()
+}
+
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            (name, Some(port))
+        }
+        _ => (host, None),
+    }
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => (0..=text.len()).any(|skipped| glob(rest, &text[skipped..])),
+        (Some((b'?', pattern)), Some((_, text))) => glob(pattern, text),
+        (Some((expected, pattern)), Some((found, text))) => expected == found && glob(pattern, text),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_label_by_label() {
+        for (pattern, host, matches) in [
+            ("registry.example.com", "registry.example.com", true),
+            ("*.example.com", "registry.example.com", true),
+            ("*.example.com", "a.b.example.com", false),
+            ("*.example.com", "example.com", false),
+            ("reg*.ex?mple.com", "registry.example.com", true),
+            ("registry.example.com", "registry.example.com:5000", false),
+            ("registry.example.com:5000", "registry.example.com:5000", true),
+            ("*.example.com:5000", "registry.example.com:5001", false),
+            ("*", "registry.example.com", false),
+            ("REGISTRY.example.com", "registry.EXAMPLE.com", true),
+        ] {
+            assert_eq!(HostPattern::new(pattern).matches(host), matches, "{pattern} {host}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_all_its_names() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example.com", "127.0.0.1.example.com", "10.0.0.1:5000", "registry"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

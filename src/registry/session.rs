@@ -1,0 +1,332 @@
+//! Requests on behalf of one keyring: authorised, tried again, their failures explained.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Body, Method, Response, StatusCode, Url};
+
+use super::challenge::Challenge;
+use super::credentials::{Credential, Keyring};
+use super::error::{Error, Kind, Operation};
+use super::reference::Repository;
+use super::scope::Scopes;
+use super::token::{Token, TokenAnswer, TokenKey};
+use super::transport::{Client, Message, SMALL_ANSWER, read, refusal};
+
+/// Speaks to registries with the credentials of one keyring. Make a new one when a Secret has changed.
+pub struct Session {
+    client: Client,
+    keyring: Arc<Keyring>,
+    /// Which of several matching credentials was good for what.
+    good: Mutex<HashMap<(Repository, Scopes), usize>>,
+}
+
+/// What is asked of a registry.
+pub(crate) struct Request<'a> {
+    pub(crate) operation: Operation,
+    pub(crate) repository: &'a Repository,
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) content: Content,
+    pub(crate) scopes: Scopes,
+}
+
+/// What is sent with a request.
+pub(crate) enum Content {
+    Empty,
+    Bytes(Bytes),
+    /// Can be sent once; whoever made the stream starts over.
+    Stream(Mutex<Option<Body>>),
+}
+
+impl Content {
+    fn is_repeatable(&self) -> bool {
+        !matches!(self, Self::Stream(_))
+    }
+
+    fn take(&self) -> Option<Body> {
+        match self {
+            Self::Empty => None,
+            Self::Bytes(bytes) => Some(bytes.clone().into()),
+            Self::Stream(body) => body.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
+    }
+}
+
+/// An `Authorization` header, and the cached token behind it.
+struct Authorization {
+    header: HeaderValue,
+    token: Option<(TokenKey, String)>,
+}
+
+impl Session {
+    pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
+        Self { client, keyring, good: Mutex::default() }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The address of `rest` under the repository in the registry's API.
+    pub(crate) fn url(
+        &self,
+        operation: &Operation,
+        repository: &Repository,
+        rest: &str,
+    ) -> Result<Url, Error> {
+        let scheme = if self.client.is_plain_http(repository.host()) { "http" } else { "https" };
+        let address = format!("{scheme}://{}/v2/{}/{rest}", repository.host(), repository.path());
+        address.parse().map_err(|_| operation.error(Kind::Malformed, "this is no address of a registry"))
+    }
+
+    /// Sends until there is a success or a lasting failure.
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
+        self.client.retry().run(|| self.attempt(request)).await
+    }
+
+    /// As [`send`](Self::send), and reads the body of at most `limit` bytes; one that breaks off is asked for again.
+    pub(crate) async fn fetch(&self, request: &Request<'_>, limit: u64) -> Result<(HeaderMap, Bytes), Error> {
+        let attempt = || async {
+            let response = self.attempt(request).await?;
+            let headers = response.headers().clone();
+            Ok((headers, read(&request.operation, response, limit).await?))
+        };
+        self.client.retry().run(attempt).await
+    }
+
+    /// Sends once with each matching credential until one is good. Never anonymously when there are any.
+    pub(crate) async fn attempt(&self, request: &Request<'_>) -> Result<Response, Error> {
+        let credentials = self.keyring.for_repository(request.repository);
+        if credentials.is_empty() {
+            return self.attempt_as(request, None).await;
+        }
+        let key = (request.repository.clone(), request.scopes.clone());
+        let first = self.good.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied().unwrap_or(0);
+        let mut order: Vec<usize> = (0..credentials.len()).collect();
+        order.sort_by_key(|&index| index != first);
+        let mut refused = None;
+        for index in order {
+            match self.attempt_as(request, credentials.get(index)).await {
+                Err(error)
+                    if matches!(error.kind(), Kind::Unauthorized | Kind::Denied)
+                        && request.content.is_repeatable() =>
+                {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+                Ok(response) => {
+                    self.good.lock().unwrap_or_else(PoisonError::into_inner).insert(key, index);
+                    return Ok(response);
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| request.operation.error(Kind::Unauthorized, "authentication failed")))
+    }
+
+    /// Sends once, and once more with a new token if the registry asks for one.
+    async fn attempt_as(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+    ) -> Result<Response, Error> {
+        let host = request.repository.host();
+        // An upload may be led to another host, which is told nothing.
+        let registry = self.url(&request.operation, request.repository, "")?.origin();
+        let authorization = match self.client.challenge(host) {
+            Some(challenge) if request.url.origin() == registry => {
+                self.authorize(request, credential, &challenge).await?
+            }
+            _ => None,
+        };
+        let response = self.send_as(request, authorization.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != registry {
+            return success(&request.operation, response).await;
+        }
+        if let Some((key, token)) =
+            authorization.as_ref().and_then(|authorization| authorization.token.as_ref())
+        {
+            self.client.tokens().forget(key, token).await;
+        }
+        let Some(challenge) = Challenge::from_headers(response.headers()) else {
+            return success(&request.operation, response).await;
+        };
+        self.client.remember(host, challenge.clone());
+        if !request.content.is_repeatable() {
+            // The next attempt, with a stream of its own, gets a new token.
+            return Err(refusal(&request.operation, response).await.worth_retrying());
+        }
+        let used_token = authorization.as_ref().is_some_and(|authorization| authorization.token.is_some());
+        match self.authorize(request, credential, &challenge).await? {
+            Some(renewed) if used_token || authorization.is_none() => {
+                success(&request.operation, self.send_as(request, Some(&renewed)).await?).await
+            }
+            Some(_) => success(&request.operation, response).await,
+            None => {
+                let cause =
+                    format!("authentication required, and no credential matches {}", request.repository);
+                Err(request.operation.error(Kind::Unauthorized, cause))
+            }
+        }
+    }
+
+    async fn send_as(
+        &self,
+        request: &Request<'_>,
+        authorization: Option<&Authorization>,
+    ) -> Result<Response, Error> {
+        let message = Message {
+            method: request.method.clone(),
+            url: request.url.clone(),
+            headers: request.headers.clone(),
+            authorization: authorization.map(|authorization| authorization.header.clone()),
+            body: request.content.take(),
+        };
+        self.client.send(&request.operation, message).await
+    }
+
+    /// The answer to a challenge; none if it wants a credential and there is none.
+    async fn authorize(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+        challenge: &Challenge,
+    ) -> Result<Option<Authorization>, Error> {
+        let operation = &request.operation;
+        let simple = |header| Ok(Some(Authorization { header, token: None }));
+        match (credential, challenge) {
+            (Some(Credential::RegistryToken(token)), _) => simple(bearer(operation, token)?),
+            (Some(Credential::Basic { username, password }), Challenge::Basic) => {
+                simple(basic(operation, username, password)?)
+            }
+            (Some(Credential::IdentityToken { username, token }), Challenge::Basic) => {
+                simple(basic(operation, username, token)?)
+            }
+            (None, Challenge::Basic) => Ok(None),
+            (_, Challenge::Bearer { realm, service, scope }) => {
+                let key = TokenKey {
+                    host: request.repository.host().to_owned(),
+                    realm: realm.clone(),
+                    service: service.clone(),
+                    identity: credential.map(Credential::identity),
+                    scopes: request.scopes.clone().and(scope.as_deref().unwrap_or_default()),
+                };
+                let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
+                Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))
+            }
+        }
+    }
+
+    /// Asks the realm for a token: distribution spec, "Token authentication" and "OAuth2 token authentication".
+    async fn token(
+        &self,
+        request: &Request<'_>,
+        key: &TokenKey,
+        credential: Option<&Credential>,
+    ) -> Result<Token, Error> {
+        let operation = request.operation.step("asking for a token");
+        let malformed = |cause: &str| operation.error(Kind::Malformed, cause);
+        let realm: Url =
+            key.realm.parse().map_err(|_| malformed("the registry's token realm is no address"))?;
+        self.client.check_scheme(&operation, &request.url, &realm)?;
+        let asked = Instant::now();
+        let response = match credential {
+            Some(Credential::IdentityToken { username, token }) => {
+                let exchanged = self.exchange(&operation, &realm, key, token).await?;
+                match exchanged.status().as_u16() {
+                    // Servers without the exchange take the token for a password.
+                    400 | 401 | 404 | 405 => {
+                        let header = basic(&operation, username, token)?;
+                        self.ask(&operation, &realm, key, Some(header)).await?
+                    }
+                    _ => exchanged,
+                }
+            }
+            Some(Credential::Basic { username, password }) => {
+                self.ask(&operation, &realm, key, Some(basic(&operation, username, password)?)).await?
+            }
+            _ => self.ask(&operation, &realm, key, None).await?,
+        };
+        let body = read(&operation, success(&operation, response).await?, SMALL_ANSWER).await?;
+        let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
+        answer
+            .and_then(|answer| answer.into_token(asked))
+            .ok_or_else(|| malformed("the token server's answer has no token"))
+    }
+
+    async fn ask(
+        &self,
+        operation: &Operation,
+        realm: &Url,
+        key: &TokenKey,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response, Error> {
+        let mut url = realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            query.extend_pairs(key.service.iter().map(|service| ("service", service)));
+            query.extend_pairs(key.scopes.texts().map(|scope| ("scope", scope)));
+        }
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let message = Message { method: Method::GET, url, headers, authorization, body: None };
+        self.client.send(operation, message).await
+    }
+
+    async fn exchange(
+        &self,
+        operation: &Operation,
+        realm: &Url,
+        key: &TokenKey,
+        token: &str,
+    ) -> Result<Response, Error> {
+        let scopes: Vec<String> = key.scopes.texts().collect();
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("client_id", "multiarch-operator"),
+            ("service", key.service.as_deref().unwrap_or_default()),
+            ("scope", &scopes.join(" ")),
+            ("refresh_token", token),
+        ];
+        // A query is encoded as a form is, so an address without its own query serves as the encoder.
+        let mut encoder = realm.clone();
+        encoder.set_query(None);
+        encoder.query_pairs_mut().extend_pairs(form);
+        let form = encoder.query().unwrap_or_default().to_owned();
+        let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
+        let message = Message {
+            method: Method::POST,
+            url: realm.clone(),
+            headers,
+            authorization: None,
+            body: Some(form.into()),
+        };
+        self.client.send(operation, message).await
+    }
+}
+
+/// The answer if it is a success, else what the registry has to say about it.
+async fn success(operation: &Operation, response: Response) -> Result<Response, Error> {
+    if response.status().is_success() { Ok(response) } else { Err(refusal(operation, response).await) }
+}
+
+fn bearer(operation: &Operation, token: &str) -> Result<HeaderValue, Error> {
+    secret_header(operation, format!("Bearer {token}"))
+}
+
+fn basic(operation: &Operation, username: &str, password: &str) -> Result<HeaderValue, Error> {
+    secret_header(operation, format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
+}
+
+fn secret_header(operation: &Operation, text: String) -> Result<HeaderValue, Error> {
+    let mut header = HeaderValue::from_str(&text)
+        .map_err(|_| operation.error(Kind::Malformed, "a token has characters that no header may have"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}

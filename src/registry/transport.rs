@@ -1,0 +1,300 @@
+//! The one way to the network: a pool of connections, redirects followed by hand, limits and counts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WARNING};
+use reqwest::{Body, Method, Response, Url};
+
+use super::challenge::Challenge;
+use super::credentials::Keyring;
+use super::error::{Error, Kind, Operation};
+use super::host::{HostPattern, is_loopback};
+use super::retry::Retry;
+use super::session::Session;
+use super::single_flight::SingleFlight;
+use super::token::TokenCache;
+
+/// The largest token answer or error answer that is read, in bytes.
+pub(crate) const SMALL_ANSWER: u64 = 1024 * 1024;
+/// How many redirects of one request are followed.
+const MOST_REDIRECTS: usize = 5;
+/// How many hosts' ways of authentication are remembered.
+const MOST_CHALLENGES: usize = 1024;
+
+/// How registries are reached: the operator's settings, the same for every resource.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Registries that speak plain HTTP, as `host[:port]` with `*` within a label. Loopback hosts always do.
+    pub plain_http: Vec<String>,
+    /// Certificates of private authorities, PEM, beside the system's.
+    pub root_certificates: Vec<Vec<u8>>,
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// The longest time to connect.
+    pub connect_timeout: Duration,
+    /// The longest time without a byte of an answer.
+    pub read_timeout: Duration,
+    /// When requests are tried again.
+    pub retry: Retry,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            plain_http: Vec::new(),
+            root_certificates: Vec::new(),
+            user_agent: concat!("multiarch-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(30),
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// Connections, tokens and counts, shared by all sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    http: reqwest::Client,
+    plain_http: Vec<HostPattern>,
+    retry: Retry,
+    tokens: TokenCache,
+    challenges: Mutex<HashMap<String, Challenge>>,
+    uploads: SingleFlight,
+    requests: AtomicU64,
+}
+
+/// One message to a server, already authorised.
+pub(crate) struct Message {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) body: Option<Body>,
+}
+
+impl Client {
+    /// Sets up the connections; none is made yet.
+    ///
+    /// # Errors
+    /// If a certificate or the user agent cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        let operation = Operation::new("registry client", "setting up");
+        let unusable = |what: &str| operation.error(Kind::Unsupported, format!("{what} cannot be used"));
+        let mut builder = reqwest::Client::builder()
+            .user_agent(&settings.user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(settings.connect_timeout)
+            .read_timeout(settings.read_timeout);
+        for pem in &settings.root_certificates {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem);
+            for certificate in certificates.map_err(|_| unusable("a root certificate"))? {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        let http = builder.build().map_err(|_| unusable("the TLS settings or the user agent"))?;
+        Ok(Self(Arc::new(Shared {
+            http,
+            plain_http: settings.plain_http.iter().map(|pattern| HostPattern::new(pattern)).collect(),
+            retry: settings.retry.clone(),
+            tokens: TokenCache::default(),
+            challenges: Mutex::default(),
+            uploads: SingleFlight::default(),
+            requests: AtomicU64::default(),
+        })))
+    }
+
+    /// Requests on behalf of whoever holds `keyring`. Tokens are shared only with holders of the same credentials.
+    pub fn session(&self, keyring: Arc<Keyring>) -> Session {
+        Session::new(self.clone(), keyring)
+    }
+
+    /// How many requests have been sent so far, those for tokens, of redirects and of retries included.
+    pub fn requests(&self) -> u64 {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn retry(&self) -> &Retry {
+        &self.0.retry
+    }
+
+    pub(crate) fn tokens(&self) -> &TokenCache {
+        &self.0.tokens
+    }
+
+    pub(crate) fn uploads(&self) -> &SingleFlight {
+        &self.0.uploads
+    }
+
+    /// Whether `host` is spoken to without TLS.
+    pub(crate) fn is_plain_http(&self, host: &str) -> bool {
+        is_loopback(host) || self.0.plain_http.iter().any(|pattern| pattern.matches(host))
+    }
+
+    /// What `host` wanted the last time; saves the request that only finds out.
+    pub(crate) fn challenge(&self, host: &str) -> Option<Challenge> {
+        self.0.challenges.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+    }
+
+    pub(crate) fn remember(&self, host: &str, challenge: Challenge) {
+        let mut challenges = self.0.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        if challenges.len() >= MOST_CHALLENGES {
+            challenges.clear();
+        }
+        challenges.insert(host.to_owned(), challenge);
+    }
+
+    /// Sends a message. `GET` and `HEAD` follow redirects, to another origin without authorisation.
+    pub(crate) async fn send(&self, operation: &Operation, message: Message) -> Result<Response, Error> {
+        let Message { method, mut url, headers, mut authorization, mut body } = message;
+        for _ in 0..=MOST_REDIRECTS {
+            let mut request = self.0.http.request(method.clone(), url.clone()).headers(headers.clone());
+            if let Some(authorization) = &authorization {
+                request = request.header(AUTHORIZATION, authorization);
+            }
+            if let Some(body) = body.take() {
+                request = request.body(body);
+            }
+            self.0.requests.fetch_add(1, Ordering::Relaxed);
+            let response =
+                request.send().await.map_err(|error| operation.no_answer(&authority(&url), &error))?;
+            show_warnings(operation, response.headers());
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            if !matches!(method, Method::GET | Method::HEAD) {
+                return Err(operation.error(Kind::Unsupported, "the registry redirects what is sent to it"));
+            }
+            let target = self.redirect(operation, &url, response.headers())?;
+            if target.origin() != url.origin() {
+                authorization = None;
+            }
+            url = target;
+        }
+        Err(operation.error(Kind::Malformed, format!("more than {MOST_REDIRECTS} redirects")))
+    }
+
+    fn redirect(&self, operation: &Operation, from: &Url, headers: &HeaderMap) -> Result<Url, Error> {
+        let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
+        let target = location.and_then(|location| from.join(location).ok());
+        let target =
+            target.ok_or_else(|| operation.error(Kind::Malformed, "a redirect without a usable Location"))?;
+        self.check_scheme(operation, from, &target)?;
+        Ok(target)
+    }
+
+    /// Nobody leads us from TLS to plain HTTP, nor to plain HTTP that the settings do not name.
+    pub(crate) fn check_scheme(&self, operation: &Operation, from: &Url, target: &Url) -> Result<(), Error> {
+        let plain =
+            target.scheme() == "http" && from.scheme() == "http" && self.is_plain_http(&authority(target));
+        if target.scheme() == "https" || plain {
+            return Ok(());
+        }
+        let cause = format!("{} leads to {}, which is not https", authority(from), authority(target));
+        Err(operation.error(Kind::Unsupported, cause))
+    }
+}
+
+/// `host[:port]` of an address, the port only if it is not the scheme's own.
+pub(crate) fn authority(url: &Url) -> String {
+    match (url.host_str().unwrap_or_default(), url.port()) {
+        (host, Some(port)) => format!("{host}:{port}"),
+        (host, None) => host.to_owned(),
+    }
+}
+
+/// The error of an answer that is no success; reads what the registry has to say.
+pub(crate) async fn refusal(operation: &Operation, response: Response) -> Error {
+    let status = response.status();
+    let retry_after = retry_after(response.headers(), SystemTime::now());
+    // What cannot be read of an error answer is not worth another error.
+    let body = read(operation, response, SMALL_ANSWER).await.unwrap_or_default();
+    operation.refused(status, retry_after, &body)
+}
+
+/// The whole body, if it is not longer than `limit` bytes.
+pub(crate) async fn read(operation: &Operation, mut response: Response, limit: u64) -> Result<Bytes, Error> {
+    let too_large = || operation.error(Kind::TooLarge, format!("the answer is larger than {limit} bytes"));
+    if response.content_length().is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let host = authority(response.url());
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| operation.no_answer(&host, &error))? {
+        if (body.len() + chunk.len()) as u64 > limit {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// RFC 9110, section 10.2.3: seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let time = jiff::fmt::rfc2822::parse(value).ok()?;
+    Some(SystemTime::from(time.timestamp()).duration_since(now).unwrap_or_default())
+}
+
+/// Distribution spec, "Warnings": what the registry's people want its users to read.
+fn show_warnings(operation: &Operation, headers: &HeaderMap) {
+    for warning in headers.get_all(WARNING).iter().filter_map(|value| value.to_str().ok()) {
+        if let Some(text) = warning.strip_prefix("299 ") {
+            tracing::warn!(
+                place = operation.place(),
+                warning = super::error::readable(text),
+                "registry warns"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(value: &str) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, value.parse().unwrap());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        retry_after(&headers, now).map(|pause| pause.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(after("120"), Some(120));
+        assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(after("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
+        assert_eq!(after("soon"), None);
+    }
+
+    #[test]
+    fn nobody_leads_us_away_from_tls() {
+        let settings = Settings { plain_http: vec!["registry.local:5000".to_owned()], ..Settings::default() };
+        let client = Client::new(&settings).unwrap();
+        let operation = Operation::new("a.io/web", "testing");
+        let leads = |from: &str, to: &str| {
+            client.check_scheme(&operation, &from.parse().unwrap(), &to.parse().unwrap()).is_ok()
+        };
+        assert!(leads("https://a.io/", "https://b.io/"));
+        assert!(leads("http://127.0.0.1:5000/", "http://registry.local:5000/"));
+        assert!(!leads("https://a.io/", "http://registry.local:5000/"));
+        assert!(!leads("https://a.io/", "http://127.0.0.1/"));
+        assert!(!leads("http://registry.local:5000/", "http://b.io/"));
+        assert!(!leads("https://a.io/", "file:///etc/passwd"));
+    }
+
+    #[test]
+    fn a_certificate_that_is_none_is_an_error() {
+        let bad = b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec();
+        assert!(Client::new(&Settings { root_certificates: vec![bad], ..Settings::default() }).is_err());
+    }
+}
