@@ -100,12 +100,12 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
         with("/build/context/git", git)
     };
     let refused: Vec<(Value, &str)> = vec![
-        (platforms(&["linux/amd46"]), "unknown architecture 'amd46'; did you mean amd64?"),
-        (platforms(&["linux/x64"]), "unknown architecture 'x64'; did you mean amd64?"),
-        (platforms(&["linux/armv7"]), "unknown architecture 'armv7'; did you mean arm/v7?"),
-        (platforms(&["linux/zzz"]), "unknown architecture 'zzz'; known: amd64, arm64"),
-        (platforms(&["linx/amd64"]), "unknown os 'linx'; did you mean linux?"),
-        (platforms(&["q/amd64"]), "unknown os 'q'; known: linux"),
+        (platforms(&["linux/amd46"]), "unknown architecture in linux/amd46; did you mean amd64?"),
+        (platforms(&["linux/x64"]), "unknown architecture in linux/x64; did you mean amd64?"),
+        (platforms(&["linux/armv7"]), "unknown architecture in linux/armv7; did you mean arm/v7?"),
+        (platforms(&["linux/qqq"]), "unknown architecture in linux/qqq; known: amd64, arm64"),
+        (platforms(&["linx/amd64"]), "unknown os in linx/amd64; did you mean linux?"),
+        (platforms(&["q/amd64"]), "unknown os in q/amd64; known: linux"),
         (platforms(&["amd64"]), "a platform is os/architecture"),
         (platforms(&["linux/amd64/v2/x"]), "a platform is os/architecture"),
         (platforms(&["linux/amd64", "linux/amd64"]), "Duplicate value"),
