@@ -67,7 +67,7 @@ impl Push {
     pub async fn image(&self, tag: &str, platform: &str, content: &str) -> Child {
         let mut words = platform.split('/');
         let (os, architecture, variant) = (words.next(), words.next(), words.next());
-        let (layer, layer_size) = self.blob(content.as_bytes().to_vec()).await;
+        let (layer, layer_size) = self.blob(tar("content", content.as_bytes())).await;
         let mut config = json!({
             "os": os, "architecture": architecture, "config": {},
             "rootfs": {"type": "layers", "diff_ids": [layer]},
@@ -122,4 +122,26 @@ impl Child {
         }
         json!({"mediaType": OCI_MANIFEST, "digest": self.digest, "size": self.size, "platform": platform})
     }
+}
+
+/// A tar archive of one file (POSIX ustar).
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0_u8; 512];
+    let mut field = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    field(0, name);
+    field(100, "0000644\0");
+    field(108, "0000000\0");
+    field(116, "0000000\0");
+    field(124, &format!("{:011o}\0", content.len()));
+    field(136, "00000000000\0");
+    field(148, "        ");
+    field(156, "0");
+    field(257, "ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = header.to_vec();
+    archive.extend_from_slice(content);
+    // Content is padded to whole blocks, and two empty blocks end the archive.
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
 }

@@ -261,10 +261,24 @@ pub fn message(image: &MultiArchImage, type_: &str) -> String {
 async fn install_crd(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let definition = MultiArchImage::crd();
+    let name = definition.name_any();
     let parameters = PatchParams::apply("test").force();
-    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
-        .await
-        .expect("the CRD is accepted");
-    let established = await_condition(api, &definition.name_any(), conditions::is_crd_established());
+    api.patch(&name, &parameters, &Patch::Apply(&definition)).await.expect("the CRD is accepted");
+    let established = await_condition(api, &name, conditions::is_crd_established());
     tokio::time::timeout(PATIENCE, established).await.expect("in time").expect("the CRD is established");
+}
+
+/// Runs a tool that is not ours and gives what it prints, to hear from somebody else what we made.
+pub fn tool(name: &str, arguments: &[&str]) -> String {
+    let own = root().join("target/devcluster/bin").join(name);
+    let program = if own.exists() { own } else { PathBuf::from(name) };
+    let output = Command::new(&program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{name} is needed by this test: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {said}");
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        if output.stdout.is_empty() { said } else { "".into() }
+    )
 }
