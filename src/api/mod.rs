@@ -10,8 +10,6 @@ pub use reason::Reason;
 pub use spec::*;
 pub use status::*;
 
-use std::sync::Arc;
-
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 
@@ -35,13 +33,9 @@ pub const ANNOTATION_REBUILD: &str = "multiarch.dev/rebuild-requested-at";
 impl MultiArchImage {
     /// The value of the latest request to check now, whichever annotation carried it.
     pub fn reconcile_request(&self) -> Option<String> {
+        // Requests are timestamps, so of two the greater one came later.
         let annotations = self.annotations();
-        let ours = annotations.get(ANNOTATION_RECONCILE);
-        let flux = annotations.get(ANNOTATION_RECONCILE_FLUX);
-        match (ours, flux) {
-            (Some(ours), Some(flux)) => Some(format!("{ours} {flux}")),
-            (ours, flux) => ours.or(flux).cloned(),
-        }
+        annotations.get(ANNOTATION_RECONCILE).max(annotations.get(ANNOTATION_RECONCILE_FLUX)).cloned()
     }
 
     /// The value of the latest request to build again.
@@ -68,7 +62,7 @@ pub fn image_of<K: kube::Resource>(object: &K) -> Option<ObjectRef<MultiArchImag
 
 /// The owner reference that ties an object's life to its `MultiArchImage`.
 pub fn owner_reference(
-    image: &Arc<MultiArchImage>,
+    image: &MultiArchImage,
 ) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
     image.controller_owner_ref(&())
 }

@@ -42,6 +42,8 @@ reasons! {
     Suspended,
     /// A source image or tag does not exist.
     SourceNotFound,
+    /// A source image is not what it should be: too large, malformed, of an old format.
+    SourceInvalid,
     /// A registry refused the credentials, or wants some and has none.
     AuthenticationFailed,
     /// A registry asked to be called later.
@@ -86,6 +88,8 @@ reasons! {
     JobConflict,
     /// The Kubernetes API refused a request.
     ClusterError,
+    /// A mistake in the operator itself.
+    InternalError,
 }
 
 impl fmt::Display for Reason {

@@ -89,7 +89,7 @@ pub struct PlatformSource {
     #[x_kube(validation = rules::platform_form())]
     #[x_kube(validation = rules::platform_os())]
     #[x_kube(validation = rules::platform_architecture())]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 32))]
     pub platform: String,
     /// An existing image, by tag or digest. Of an index the one child for the platform is taken.
     /// Without it the platform is built by spec.build.

@@ -40,6 +40,9 @@ pub struct MultiArchImageStatus {
     /// The value of the reconcile-requested-at annotation that was answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+    /// The value of the rebuild-requested-at annotation that was answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_rebuild_at: Option<String>,
 }
 
 /// A published index.

@@ -59,9 +59,9 @@ impl Session {
             Err(error) => return Err(error),
         }
         let copied =
-            stream::iter(&blobs)
+            stream::iter(blobs)
                 .map(|blob| async move {
-                    Ok::<_, Error>((blob.size, self.copy_blob(source, target, blob).await?))
+                    Ok::<_, Error>((blob.size, self.copy_blob(source, target, &blob).await?))
                 })
                 .buffer_unordered(PARALLEL_BLOBS)
                 .try_fold(Copied::default(), async |sum, (size, delivery)| Ok(sum.and(size, delivery)))

@@ -1,0 +1,274 @@
+//! Performs the tasks: every call to a registry, a git server or the API server on behalf of one image.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::Api;
+use kube::runtime::reflector::{ObjectRef, Store};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use super::jobs;
+use super::tasks::{Perform, Problem};
+use crate::api::{MultiArchImage, Reason};
+use crate::image::{self, PlatformCheck, ResolveError};
+use crate::plan::task::{Found, Task};
+use crate::registry::{Keyring, Kind, Session};
+use crate::{git, registry};
+
+/// The operator's hands.
+#[derive(Clone)]
+pub struct Performer {
+    /// The API server.
+    pub cluster: kube::Client,
+    /// Every registry.
+    pub registry: registry::Client,
+    /// Every git server.
+    pub git: git::Client,
+    /// What the API server last said of the images, to look once more before a tag is moved.
+    pub images: Store<MultiArchImage>,
+    /// Bounds the tasks that run at once.
+    pub permits: Arc<Semaphore>,
+}
+
+impl Perform for Performer {
+    fn perform(
+        &self,
+        object: &ObjectRef<MultiArchImage>,
+        task: Task,
+    ) -> impl Future<Output = Result<Found, Problem>> + Send + 'static {
+        let performer = self.clone();
+        let object = object.clone();
+        async move {
+            let _permit = performer
+                .permits
+                .acquire()
+                .await
+                .map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
+            performer.dispatch(&object, task).await
+        }
+        .boxed()
+    }
+}
+
+impl Performer {
+    async fn dispatch(&self, object: &ObjectRef<MultiArchImage>, task: Task) -> Result<Found, Problem> {
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        match task {
+            Task::CheckSecrets { .. } => self.session(object).await.map(|_| Found::Done),
+            Task::ResolveCommit { url, reference, .. } => {
+                Ok(Found::Commit(self.git.resolve(&url, reference.as_deref()).await?))
+            }
+            Task::ReadConfigMap { name, dockerfile, .. } => {
+                self.read_config_map(namespace, &name, &dockerfile).await.map(Found::Content)
+            }
+            Task::ResolveImage { reference, platform, .. } => {
+                let session = self.session(object).await?;
+                let resolved =
+                    image::resolve(&session, &reference, &platform, PlatformCheck::Enforce).await?;
+                Ok(Found::Image(Arc::new(resolved)))
+            }
+            Task::InspectBuild { repository, digest, platform } => {
+                let session = self.session(object).await?;
+                let reference = repository.with_digest(&digest);
+                let resolved = image::resolve(&session, &reference, &platform, PlatformCheck::Enforce).await;
+                let resolved = resolved.map_err(built)?;
+                Ok(Found::Image(Arc::new(resolved)))
+            }
+            Task::CopyImage { from, to, image } => {
+                let session = self.session(object).await?;
+                for manifest in image.manifests() {
+                    session.copy(&from, &to, manifest).await.map_err(|error| written(&error))?;
+                }
+                Ok(Found::Done)
+            }
+            Task::CreateJob { job } => {
+                jobs::create(&self.cluster, namespace, *job).await?;
+                Ok(Found::Done)
+            }
+            Task::MergeSecrets { job, uid, secrets, .. } => {
+                let target = self.current(object)?.spec.target.repository.parse();
+                let target = target.map_err(|error: registry::ParseReferenceError| {
+                    Problem::lasting(Reason::InvalidSpec, error.to_string())
+                })?;
+                jobs::merge_secrets(&self.cluster, namespace, (&job, &uid), &secrets, &target).await?;
+                Ok(Found::Done)
+            }
+            Task::DeleteJob { name, uid } => {
+                jobs::delete(&self.cluster, namespace, &name, &uid).await?;
+                Ok(Found::Done)
+            }
+            Task::Publish { generation, repository, tags, index } => {
+                let session = self.session(object).await?;
+                // Whoever edited the spec meanwhile wants another index under these tags.
+                if self.current(object)?.metadata.generation != Some(generation) {
+                    return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
+                }
+                image::publish(&session, &repository, &index, &tags)
+                    .await
+                    .map_err(|error| written(&error))?;
+                Ok(Found::Done)
+            }
+        }
+    }
+
+    fn current(&self, object: &ObjectRef<MultiArchImage>) -> Result<Arc<MultiArchImage>, Problem> {
+        self.images.get(object).ok_or_else(|| Problem::transient(Reason::Pending, "the image is gone"))
+    }
+
+    /// A session with the credentials as they are in the Secrets right now.
+    async fn session(&self, object: &ObjectRef<MultiArchImage>) -> Result<Session, Problem> {
+        let image = self.current(object)?;
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        let names: Vec<String> =
+            image.spec.registry_secrets.iter().map(|secret| secret.name.clone()).collect();
+        let keyring = keyring(&self.cluster, namespace, &names).await?;
+        Ok(self.registry.session(Arc::new(keyring)))
+    }
+
+    /// SHA-256 over a ConfigMap's keys and values.
+    async fn read_config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+        dockerfile: &str,
+    ) -> Result<String, Problem> {
+        let api: Api<ConfigMap> = Api::namespaced(self.cluster.clone(), namespace);
+        let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
+        let Some(config_map) = found else {
+            let message = format!("configmap/{name} does not exist in namespace {namespace}; create it");
+            return Err(Problem::transient(Reason::ContextNotFound, message));
+        };
+        let data = config_map.data.unwrap_or_default();
+        let binary = config_map.binary_data.unwrap_or_default();
+        let keys: Vec<&str> = data.keys().chain(binary.keys()).map(String::as_str).collect();
+        if !keys.contains(&dockerfile) {
+            let message = format!("configmap/{name} has no key {dockerfile:?}; it has: {}", list(&keys));
+            return Err(Problem::lasting(Reason::ContextNotFound, message));
+        }
+        let mut hash = Sha256::new();
+        let texts = data.iter().map(|(key, value)| (key, value.as_bytes()));
+        for (key, value) in texts.chain(binary.iter().map(|(key, value)| (key, value.0.as_slice()))) {
+            hash.update(format!("{}:{key}{}:", key.len(), value.len()));
+            hash.update(value);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// The credentials of Secrets of one namespace, all of which must be there.
+pub(super) async fn keyring(
+    cluster: &kube::Client,
+    namespace: &str,
+    names: &[String],
+) -> Result<Keyring, Problem> {
+    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
+    let mut keyring = Keyring::default();
+    for name in names {
+        let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
+        let Some(secret) = found else {
+            let message = format!("secret/{name} does not exist in namespace {namespace}; create it");
+            return Err(Problem::transient(Reason::SecretNotFound, message));
+        };
+        let data = secret.data.unwrap_or_default();
+        let Some(document) = data.get(".dockerconfigjson").or(data.get(".dockercfg")) else {
+            let message = format!(
+                "secret/{name} has no key .dockerconfigjson; make it by kubectl create secret docker-registry"
+            );
+            return Err(Problem::transient(Reason::SecretInvalid, message));
+        };
+        keyring
+            .add(&format!("secret/{name}"), &document.0)
+            .map_err(|error| Problem::transient(Reason::SecretInvalid, error.to_string()))?;
+    }
+    Ok(keyring)
+}
+
+impl Problem {
+    /// It may pass by itself.
+    pub fn transient(reason: Reason, message: impl Into<String>) -> Self {
+        Problem { reason, message: message.into(), transient: true, retry_after: None }
+    }
+
+    /// Somebody has to change something.
+    pub fn lasting(reason: Reason, message: impl Into<String>) -> Self {
+        Problem { reason, message: message.into(), transient: false, retry_after: None }
+    }
+
+    /// The API server's own words. What it refuses as invalid or forbidden stays so until somebody acts.
+    pub fn cluster(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Problem {
+                reason: Reason::ClusterError,
+                message: status.message.clone(),
+                transient: !matches!(status.code, 400 | 403 | 404 | 409 | 422),
+                retry_after: None,
+            },
+            other => Problem::transient(Reason::ClusterError, other.to_string()),
+        }
+    }
+}
+
+impl From<git::Error> for Problem {
+    fn from(error: git::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            git::Error::Unavailable { .. } => Problem::transient(Reason::ContextUnavailable, message),
+            git::Error::Denied { .. } => Problem::lasting(Reason::AuthenticationFailed, message),
+            git::Error::NoRepository { .. } | git::Error::NoReference { .. } => {
+                Problem::lasting(Reason::ContextNotFound, message)
+            }
+        }
+    }
+}
+
+impl From<ResolveError> for Problem {
+    fn from(error: ResolveError) -> Self {
+        match &error {
+            ResolveError::Registry(cause) => Problem::of_registry(cause, Reason::AuthenticationFailed),
+            ResolveError::PlatformMismatch { .. } => {
+                Problem::lasting(Reason::PlatformMismatch, error.to_string())
+            }
+            _ => Problem::lasting(Reason::SourceNotFound, error.to_string()),
+        }
+    }
+}
+
+/// What a build pushed and is not there has been lost after the build.
+fn built(error: ResolveError) -> Problem {
+    let problem = Problem::from(error);
+    match problem.reason {
+        Reason::SourceNotFound => Problem { reason: Reason::BuildResultLost, ..problem },
+        _ => problem,
+    }
+}
+
+/// A refusal while something was written.
+fn written(error: &registry::Error) -> Problem {
+    Problem::of_registry(error, Reason::PushDenied)
+}
+
+impl Problem {
+    fn of_registry(error: &registry::Error, denied: Reason) -> Self {
+        let reason = match error.kind() {
+            Kind::NotFound => Reason::SourceNotFound,
+            Kind::Unauthorized => Reason::AuthenticationFailed,
+            Kind::Denied | Kind::Rejected => denied,
+            Kind::RateLimited => Reason::RateLimited,
+            Kind::Unavailable => Reason::RegistryUnavailable,
+            Kind::DigestMismatch => Reason::DigestMismatch,
+            Kind::TooLarge | Kind::Malformed | Kind::Unsupported => Reason::SourceInvalid,
+        };
+        Problem {
+            reason,
+            message: error.to_string(),
+            transient: error.is_transient(),
+            retry_after: error.retry_after().and_then(|wait| wait.try_into().ok()),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Reads a build's Job and pods: what is going on, in one word, with the words of whoever knows best.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+
+use crate::api::{ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason};
+use crate::build::{BuildReport, ExitCause, TERMINATION_MESSAGE_LIMIT};
+
+/// Longest log tail that a status carries, in bytes.
+const LOG_TAIL_LIMIT: usize = 2048;
+/// How long the watch of pods may be behind the watch of Jobs before a missing pod counts as lost.
+const REPORT_GRACE: SignedDuration = SignedDuration::from_secs(10);
+
+/// What a build's Job and its pods say together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum BuildState {
+    /// The Job is somebody else's; who.
+    Foreign(String),
+    /// The Job is being deleted; another of its name can be made when it is gone.
+    Leaving,
+    /// Something outside the build stands in its way.
+    Waiting { reason: Reason, message: String },
+    /// The build's container is running.
+    Building { message: String },
+    /// It pushed this, it says.
+    Succeeded { digest: String },
+    /// It succeeded, and its pod's last words have not been seen yet.
+    Reporting { until: Timestamp },
+    /// It succeeded, and nobody knows any more what it pushed.
+    Lost,
+    /// It failed for good.
+    Failed { reason: Reason, message: String, log_tail: Option<String> },
+}
+
+/// A Job with the pods that it controls, the latest last.
+pub(super) struct Build<'a> {
+    pub job: &'a Job,
+    pods: Vec<&'a Pod>,
+}
+
+impl<'a> Build<'a> {
+    pub fn new(job: &'a Job, pods: &'a [Arc<Pod>]) -> Self {
+        let uid = job.metadata.uid.as_deref();
+        let mut pods: Vec<&Pod> = pods
+            .iter()
+            .map(Arc::as_ref)
+            .filter(|pod| controller_uid(&pod.metadata) == uid && uid.is_some())
+            .collect();
+        pods.sort_by_key(|pod| (pod.metadata.creation_timestamp.clone(), pod.metadata.name.clone()));
+        Build { job, pods }
+    }
+
+    pub fn latest_pod(&self) -> Option<&'a Pod> {
+        self.pods.last().copied()
+    }
+
+    pub fn attempts(&self) -> Option<i32> {
+        i32::try_from(self.pods.len()).ok().filter(|attempts| *attempts > 0)
+    }
+
+    pub fn state(
+        &self,
+        image: &MultiArchImage,
+        hash: &str,
+        nodes: &[(String, String)],
+        now: Timestamp,
+    ) -> BuildState {
+        let name = self.job.metadata.name.as_deref().unwrap_or_default();
+        if !is_owned_by(self.job, image) {
+            return BuildState::Foreign(format!(
+                "job/{name} exists and is not controlled by this MultiArchImage"
+            ));
+        }
+        if self.job.metadata.deletion_timestamp.is_some() {
+            return BuildState::Leaving;
+        }
+        let annotations = self.job.metadata.annotations.as_ref();
+        if annotations.and_then(|all| all.get(ANNOTATION_BUILD_HASH)).map(String::as_str) != Some(hash) {
+            return BuildState::Foreign(format!("job/{name} exists and was made for another build"));
+        }
+        if has_condition(self.job, "Complete") || has_condition(self.job, "SuccessCriteriaMet") {
+            return self.succeeded(now);
+        }
+        if has_condition(self.job, "Failed") || has_condition(self.job, "FailureTarget") {
+            return self.failed();
+        }
+        self.running(nodes)
+    }
+
+    fn succeeded(&self, now: Timestamp) -> BuildState {
+        let reports =
+            self.pods.iter().rev().filter_map(|pod| terminated(pod)).filter(|end| end.exit_code == 0);
+        for end in reports {
+            return match BuildReport::parse(end.message.as_deref().unwrap_or_default()) {
+                Some(report) => BuildState::Succeeded { digest: report.digest },
+                None => BuildState::Failed {
+                    reason: Reason::BuildResultLost,
+                    message:
+                        "the build ended well but reported no digest; is the builder image one of BuildKit's?"
+                            .to_owned(),
+                    log_tail: tail(end),
+                },
+            };
+        }
+        let finished = self.job.status.as_ref().and_then(|status| status.completion_time.as_ref());
+        let until = finished.map(|time| time.0).unwrap_or(now).saturating_add(REPORT_GRACE).unwrap_or(now);
+        if now < until { BuildState::Reporting { until } } else { BuildState::Lost }
+    }
+
+    fn failed(&self) -> BuildState {
+        let Some(pod) = self.pods.iter().rev().find(|pod| phase(pod) == "Failed") else {
+            let message =
+                condition_message(self.job, "Failed").unwrap_or("the Job failed and its pods are gone");
+            return BuildState::Failed {
+                reason: Reason::BuildFailed,
+                message: message.to_owned(),
+                log_tail: None,
+            };
+        };
+        let (reason, message) = cause(pod);
+        BuildState::Failed { reason, message, log_tail: terminated(pod).and_then(tail) }
+    }
+
+    fn running(&self, nodes: &[(String, String)]) -> BuildState {
+        let Some(pod) = self.latest_pod() else {
+            return BuildState::Waiting {
+                reason: Reason::Pending,
+                message: "its pod is being created".to_owned(),
+            };
+        };
+        match phase(pod) {
+            "Running" => {
+                BuildState::Building { message: format!("running on {}", node(pod).unwrap_or("a node")) }
+            }
+            "Failed" => {
+                let (reason, message) = cause(pod);
+                BuildState::Waiting { reason, message: format!("{message}; another attempt follows") }
+            }
+            "Succeeded" => BuildState::Building { message: "finishing".to_owned() },
+            _ => pending(pod, nodes),
+        }
+    }
+}
+
+/// Why a pending pod is pending.
+fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
+    if let Some(message) = unschedulable(pod) {
+        let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.clone()).unwrap_or_default();
+        let label = |key: &str| selector.get(key).map(String::as_str).unwrap_or_default();
+        let (os, architecture) = (label("kubernetes.io/os"), label("kubernetes.io/arch"));
+        let exists = nodes.iter().any(|(node_os, node_arch)| node_os == os && node_arch == architecture);
+        let reason = if exists { Reason::Unschedulable } else { Reason::NoNodeForPlatform };
+        return BuildState::Waiting { reason, message };
+    }
+    let waiting = container(pod).and_then(|status| status.state.as_ref()?.waiting.as_ref());
+    let Some((reason, message)) =
+        waiting.and_then(|waiting| Some((waiting.reason.as_deref()?, &waiting.message)))
+    else {
+        let message = match node(pod) {
+            Some(node) => format!("starting on {node}"),
+            None => "waiting for a node".to_owned(),
+        };
+        return BuildState::Waiting { reason: Reason::ContainerStarting, message };
+    };
+    let message = message.clone().unwrap_or_else(|| reason.to_owned());
+    match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            BuildState::Waiting {
+                reason: Reason::ImagePullFailed,
+                message: format!("the builder's image cannot be pulled: {message}"),
+            }
+        }
+        "ContainerCreating" | "PodInitializing" => BuildState::Waiting {
+            reason: Reason::ContainerStarting,
+            message: format!("starting on {}", node(pod).unwrap_or("a node")),
+        },
+        _ => {
+            BuildState::Waiting { reason: Reason::ContainerStarting, message: format!("{reason}: {message}") }
+        }
+    }
+}
+
+/// Why a failed pod failed.
+fn cause(pod: &Pod) -> (Reason, String) {
+    let status = pod.status.as_ref();
+    let pod_reason = status.and_then(|status| status.reason.as_deref()).unwrap_or_default();
+    let pod_message = status.and_then(|status| status.message.as_deref()).unwrap_or_default();
+    if let Some(disruption) = pod_condition(pod, "DisruptionTarget") {
+        return (Reason::BuildEvicted, disruption.message.clone().unwrap_or_else(|| "evicted".to_owned()));
+    }
+    match pod_reason {
+        "Evicted" => return (Reason::BuildEvicted, pod_message.to_owned()),
+        "DeadlineExceeded" => return (Reason::BuildTimeout, pod_message.to_owned()),
+        _ => {}
+    }
+    let Some(end) = terminated(pod) else {
+        return (
+            Reason::BuildFailed,
+            [pod_reason, pod_message, "the pod failed"]
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
+                .to_owned(),
+        );
+    };
+    if end.reason.as_deref() == Some("OOMKilled") {
+        return (
+            Reason::BuildOutOfMemory,
+            "the build was killed for want of memory; raise spec.build.pod.resources.limits.memory"
+                .to_owned(),
+        );
+    }
+    let reason = ExitCause::from_code(end.exit_code).map_or(Reason::BuildFailed, ExitCause::reason);
+    let last_line = end.message.as_deref().and_then(last_error).unwrap_or("no output");
+    (reason, format!("{last_line} (exit code {})", end.exit_code))
+}
+
+/// BuildKit says what failed in its last line that begins with `error:`.
+fn last_error(log: &str) -> Option<&str> {
+    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines().rev().find_map(|line| line.strip_prefix("error: ").or(line.strip_prefix("ERROR: ")));
+    let line = error.or_else(|| lines().last())?;
+    Some(line.strip_prefix("failed to solve: ").unwrap_or(line))
+}
+
+/// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.
+fn tail(end: &ContainerStateTerminated) -> Option<String> {
+    let message = end.message.as_deref()?.trim_end();
+    debug_assert!(LOG_TAIL_LIMIT <= TERMINATION_MESSAGE_LIMIT);
+    if message.len() <= LOG_TAIL_LIMIT {
+        return (!message.is_empty()).then(|| message.to_owned());
+    }
+    let start = (message.len() - LOG_TAIL_LIMIT..message.len()).find(|at| message.is_char_boundary(*at))?;
+    let cut = &message[start..];
+    Some(cut.split_once('\n').map_or(cut, |(_, rest)| rest).to_owned())
+}
+
+pub(super) fn has_finished(job: &Job) -> bool {
+    has_condition(job, "Complete") || has_condition(job, "Failed")
+}
+
+pub(super) fn is_owned_by(job: &Job, image: &MultiArchImage) -> bool {
+    let uid = image.metadata.uid.as_deref();
+    uid.is_some() && controller_uid(&job.metadata) == uid
+}
+
+pub(super) fn platform_slug(job: &Job) -> Option<&String> {
+    job.metadata.labels.as_ref()?.get(LABEL_PLATFORM)
+}
+
+/// The node that a pod was bound to.
+pub(super) fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+fn controller_uid(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<&str> {
+    let owners = metadata.owner_references.as_ref()?;
+    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
+fn has_condition(job: &Job, type_: &str) -> bool {
+    conditions(job).any(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+fn condition_message<'a>(job: &'a Job, type_: &str) -> Option<&'a str> {
+    conditions(job).find(|condition| condition.type_ == type_)?.message.as_deref()
+}
+
+fn conditions(job: &Job) -> impl Iterator<Item = &k8s_openapi::api::batch::v1::JobCondition> {
+    job.status.iter().flat_map(|status| status.conditions.iter().flatten())
+}
+
+fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+fn unschedulable(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
+    (scheduled.status == "False")
+        .then(|| scheduled.message.clone().unwrap_or_else(|| "no node fits".to_owned()))
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+fn container(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    container(pod)?.state.as_ref()?.terminated.as_ref()
+}
