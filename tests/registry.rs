@@ -65,7 +65,8 @@ async fn an_image_is_found_in_an_index_with_its_attestations() {
 async fn an_image_is_found_in_an_index_within_an_index() {
     let registry = Registry::anonymous();
     let inner = push_index(&registry, "team/web", "inner").await;
-    let inner = registry.session().get_manifest(&reference(&registry, &format!("team/web@{inner}"))).await.unwrap();
+    let inner =
+        registry.session().get_manifest(&reference(&registry, &format!("team/web@{inner}"))).await.unwrap();
     registry.push_manifest("team/web", "outer", &index(&[(&inner.descriptor, json!({}))])).await;
 
     let amd64 = resolved(&registry, "team/web:outer", "linux/amd64").await.unwrap();
@@ -174,13 +175,16 @@ async fn a_copy_to_itself_only_verifies_that_the_image_is_there() {
 async fn platforms_that_share_a_blob_upload_it_once() {
     let (from, to) = (Registry::anonymous(), Registry::anonymous());
     push_index(&from, "team/web", "1").await;
-    let (amd64, arm64) =
-        tokio::join!(resolved(&from, "team/web:1", "linux/amd64"), resolved(&from, "team/web:1", "linux/arm64"));
+    let (amd64, arm64) = tokio::join!(
+        resolved(&from, "team/web:1", "linux/amd64"),
+        resolved(&from, "team/web:1", "linux/arm64")
+    );
     let (amd64, arm64) = (amd64.unwrap().image, arm64.unwrap().image);
     let (source, target) = (from.repository("team/web"), to.repository("acme/web"));
     let session = to.session();
 
-    let (one, two) = tokio::join!(session.copy(&source, &target, &amd64), session.copy(&source, &target, &arm64));
+    let (one, two) =
+        tokio::join!(session.copy(&source, &target, &amd64), session.copy(&source, &target, &arm64));
     let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!((one.uploaded + two.uploaded, one.present + two.present), (5, 1));
 }
@@ -217,7 +221,8 @@ async fn an_index_of_what_is_not_in_the_repository_is_refused() {
     let entries: Vec<_> = image.descriptors().cloned().collect();
     let index = AssembledIndex::assemble(None, &BTreeMap::new(), &entries).unwrap();
 
-    let error = publish(&registry.session(), &registry.repository("team/other"), &index, &["1"]).await.unwrap_err();
+    let error =
+        publish(&registry.session(), &registry.repository("team/other"), &index, &["1"]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Rejected, "{error}");
 }
 
@@ -257,7 +262,8 @@ async fn a_copy_works_with_the_second_of_two_credentials() {
     add(&mut keyring, &to.host, USER, PASSWORD);
     let session = client().session(Arc::new(keyring));
 
-    let copied = session.copy(&from.repository("team/web"), &to.repository("acme/web"), &image).await.unwrap();
+    let copied =
+        session.copy(&from.repository("team/web"), &to.repository("acme/web"), &image).await.unwrap();
     assert_eq!(copied.uploaded, 3);
 }
 
@@ -283,5 +289,8 @@ async fn a_registry_that_is_down_is_told_by_its_leaf_cause() {
     let error = session.get_manifest(&reference).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.is_transient());
-    assert_eq!(error.to_string(), format!("{reference}: connection refused (at {host}, fetching the manifest)"));
+    assert_eq!(
+        error.to_string(),
+        format!("{reference}: connection refused (at {host}, fetching the manifest)")
+    );
 }

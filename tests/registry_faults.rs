@@ -60,7 +60,8 @@ const BASIC: &str = "Basic dXNlcjpodW50ZXIy";
 /// Answers the first request with `first`, all others with `then`.
 async fn first_then(first: fn() -> Answer, then: fn() -> Answer) -> FaultServer {
     let count = AtomicUsize::new(0);
-    FaultServer::start(move |_| if count.fetch_add(1, Ordering::SeqCst) == 0 { first() } else { then() }).await
+    FaultServer::start(move |_| if count.fetch_add(1, Ordering::SeqCst) == 0 { first() } else { then() })
+        .await
 }
 
 /// A challenge that leads to `/token` of the server itself.
@@ -97,7 +98,9 @@ async fn a_registry_that_keeps_failing_is_given_up() {
 
 #[tokio::test]
 async fn other_bytes_than_the_digest_names_are_refused() {
-    let server = FaultServer::start(|_| manifest().header("Docker-Content-Digest", Digest::sha256(b"x").as_str())).await;
+    let server =
+        FaultServer::start(|_| manifest().header("Docker-Content-Digest", Digest::sha256(b"x").as_str()))
+            .await;
     let pinned = repository(&server, "team/web").with_digest(&Digest::sha256(b"x"));
     assert_eq!(anonymous().get_manifest(&pinned).await.unwrap_err().kind(), Kind::DigestMismatch);
     let by_tag = anonymous().get_manifest(&reference(&server)).await.unwrap();
@@ -149,7 +152,8 @@ async fn a_password_stays_with_a_redirect_within_the_host() {
 
 #[tokio::test]
 async fn another_host_cannot_ask_for_the_password() {
-    let storage = FaultServer::start(|_| Answer::status(401).header("WWW-Authenticate", "Basic realm=x")).await;
+    let storage =
+        FaultServer::start(|_| Answer::status(401).header("WWW-Authenticate", "Basic realm=x")).await;
     let target = format!("http://{}/", storage.host);
     let server = FaultServer::start(move |_| Answer::status(307).header("Location", target.clone())).await;
     let error = with(&server, user()).get_manifest(&reference(&server)).await.unwrap_err();
@@ -159,7 +163,8 @@ async fn another_host_cannot_ask_for_the_password() {
 
 #[tokio::test]
 async fn redirects_in_a_circle_end() {
-    let server = FaultServer::start(|asked| Answer::status(302).header("Location", asked.target.clone())).await;
+    let server =
+        FaultServer::start(|asked| Answer::status(302).header("Location", asked.target.clone())).await;
     let error = anonymous().get_manifest(&reference(&server)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Malformed);
     assert_eq!(server.asked().len(), 6);
@@ -178,16 +183,18 @@ async fn no_password_goes_to_a_token_realm_without_tls() {
 #[tokio::test]
 async fn a_token_that_has_ended_is_renewed_once() {
     let issued = AtomicUsize::new(0);
-    let server = FaultServer::start(move |asked| match (asked.target.starts_with("/token"), asked.authorization()) {
-        (true, _) => {
-            let number = issued.fetch_add(1, Ordering::SeqCst);
-            Answer::status(200).body(json!({"token": format!("t{number}"), "expires_in": 300}).to_string())
-        }
-        (_, Some("Bearer t0")) if asked.method == "HEAD" => Answer::status(404),
-        (_, Some("Bearer t1")) => manifest(),
-        _ => bearer(asked),
-    })
-    .await;
+    let server =
+        FaultServer::start(move |asked| match (asked.target.starts_with("/token"), asked.authorization()) {
+            (true, _) => {
+                let number = issued.fetch_add(1, Ordering::SeqCst);
+                Answer::status(200)
+                    .body(json!({"token": format!("t{number}"), "expires_in": 300}).to_string())
+            }
+            (_, Some("Bearer t0")) if asked.method == "HEAD" => Answer::status(404),
+            (_, Some("Bearer t1")) => manifest(),
+            _ => bearer(asked),
+        })
+        .await;
     let session = with(&server, user());
     assert_eq!(session.head_manifest(&reference(&server)).await.unwrap(), None);
     session.get_manifest(&reference(&server)).await.unwrap();
@@ -212,6 +219,24 @@ async fn a_token_that_is_never_good_is_not_asked_for_forever() {
 }
 
 #[tokio::test]
+async fn a_good_token_that_may_not_push_is_denied_and_an_anonymous_one_wants_a_credential() {
+    let server = FaultServer::start(|asked| match asked.target.starts_with("/token") {
+        true => Answer::status(200).body(r#"{"token":"t"}"#),
+        false => {
+            let realm = format!("http://{}/token", asked.headers["host"]);
+            let challenge = format!(r#"Bearer realm="{realm}",error="insufficient_scope""#);
+            Answer::status(401).header("WWW-Authenticate", challenge)
+        }
+    })
+    .await;
+    let push = async |session: Session| {
+        session.put_manifest(&reference(&server), &MediaType::OCI_MANIFEST, &image().bytes).await.unwrap_err()
+    };
+    assert_eq!(push(with(&server, user())).await.kind(), Kind::Denied);
+    assert_eq!(push(anonymous()).await.kind(), Kind::Unauthorized);
+}
+
+#[tokio::test]
 async fn requests_at_once_share_one_token() {
     let server = FaultServer::start(|asked| match asked.target.starts_with("/token") {
         true => Answer::status(200).body(r#"{"token":"t"}"#),
@@ -229,13 +254,14 @@ async fn requests_at_once_share_one_token() {
 
 #[tokio::test]
 async fn a_rotated_password_is_used_at_once() {
-    let server = FaultServer::start(|asked| match (asked.target.starts_with("/token"), asked.authorization()) {
-        (true, Some(BASIC)) => Answer::status(200).body(r#"{"token":"old"}"#),
-        (true, _) => Answer::status(200).body(r#"{"token":"new"}"#),
-        (_, Some(_)) => manifest(),
-        _ => bearer(asked),
-    })
-    .await;
+    let server =
+        FaultServer::start(|asked| match (asked.target.starts_with("/token"), asked.authorization()) {
+            (true, Some(BASIC)) => Answer::status(200).body(r#"{"token":"old"}"#),
+            (true, _) => Answer::status(200).body(r#"{"token":"new"}"#),
+            (_, Some(_)) => manifest(),
+            _ => bearer(asked),
+        })
+        .await;
     let client = client();
     for password in ["hunter2", "rotated"] {
         let mut keyring = Keyring::default();
@@ -280,7 +306,9 @@ fn uploads(asked: &Asked, mount: fn() -> Answer) -> Answer {
     }
 }
 
-async fn copy_blob(server: &FaultServer) -> Result<multiarch::registry::Delivery, multiarch::registry::Error> {
+async fn copy_blob(
+    server: &FaultServer,
+) -> Result<multiarch::registry::Delivery, multiarch::registry::Error> {
     anonymous().copy_blob(&repository(server, "team/base"), &repository(server, "team/web"), &blob()).await
 }
 
@@ -292,14 +320,19 @@ async fn an_upload_that_a_mount_opened_is_used() {
     .await;
     copy_blob(&server).await.unwrap();
     let digest = blob().digest.to_string().replace(':', "%3A");
-    assert_eq!(server.lines()[0], format!("POST /v2/team/web/blobs/uploads/?mount={digest}&from=team%2Fbase"));
+    assert_eq!(
+        server.lines()[0],
+        format!("POST /v2/team/web/blobs/uploads/?mount={digest}&from=team%2Fbase")
+    );
     assert_eq!(server.lines()[3], format!("PUT /mounted?state=m&digest={digest}"));
     assert_eq!(server.asked()[3].body, BLOB);
 }
 
 #[tokio::test]
 async fn a_mount_that_is_refused_leads_to_an_upload() {
-    for mount in [|| Answer::status(403), || Answer::status(405), || Answer::status(500), || Answer::status(202)] {
+    for mount in
+        [|| Answer::status(403), || Answer::status(405), || Answer::status(500), || Answer::status(202)]
+    {
         let server = FaultServer::start(move |asked| uploads(asked, mount)).await;
         copy_blob(&server).await.unwrap();
         let put = server.asked().into_iter().find(|asked| asked.method == "PUT").unwrap();
@@ -407,8 +440,10 @@ async fn a_token_that_ends_in_an_upload_starts_the_upload_over() {
 }
 
 fn image() -> Manifest {
-    let descriptor = json!({"mediaType": MediaType::OCI_CONFIG, "digest": blob().digest, "size": blob().size});
-    let bytes = bytes::Bytes::from(json!({"schemaVersion": 2, "config": descriptor, "layers": []}).to_string());
+    let descriptor =
+        json!({"mediaType": MediaType::OCI_CONFIG, "digest": blob().digest, "size": blob().size});
+    let bytes =
+        bytes::Bytes::from(json!({"schemaVersion": 2, "config": descriptor, "layers": []}).to_string());
     let descriptor = Descriptor::new(MediaType::OCI_MANIFEST, Digest::sha256(&bytes), bytes.len() as u64);
     Manifest { descriptor, bytes }
 }
@@ -427,7 +462,9 @@ async fn a_push_that_is_denied_is_told_with_the_registrys_words() {
     let place = format!("{target}@{}", blob().digest);
     assert_eq!(
         error.to_string(),
-        format!("{place}: access denied: you may not push (HTTP 403 DENIED, starting the upload of the blob)")
+        format!(
+            "{place}: access denied: you may not push (HTTP 403 DENIED, starting the upload of the blob)"
+        )
     );
     assert!(server.lines().iter().all(|line| !line.contains("PUT")), "no manifest without its blobs");
 }

@@ -20,7 +20,11 @@ pub(super) fn step(
         Some(Ok(pinned)) => pinned,
         Some(Err(failure)) => return step.failed(failure),
         None => {
-            return step.at(Phase::Resolving, Reason::Resolving, format!("looking up {}", context.looking_up));
+            return step.at(
+                Phase::Resolving,
+                Reason::Resolving,
+                format!("looking up {}", context.looking_up),
+            );
         }
     };
     let metadata = &planner.image.metadata;

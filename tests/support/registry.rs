@@ -44,7 +44,8 @@ impl Registry {
 
     fn spawn(changes: Value, credentials: Option<(&'static str, &'static str)>) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("multiarch-registry-{}-{number}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("multiarch-registry-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let mut config = json!({
             "version": 0.1,
@@ -108,7 +109,9 @@ impl Registry {
         let descriptor = Descriptor::new(media_type, Digest::sha256(&bytes), bytes.len() as u64);
         let name = if tag.is_empty() { descriptor.digest.as_str() } else { tag };
         let url = format!("http://{}/v2/{path}/manifests/{name}", self.host);
-        let put = self.authorised(reqwest::Client::new().put(url)).header("content-type", descriptor.media_type.as_str());
+        let put = self
+            .authorised(reqwest::Client::new().put(url))
+            .header("content-type", descriptor.media_type.as_str());
         let put = put.body(bytes).send().await.unwrap();
         assert_eq!(put.status(), 201, "{}", put.text().await.unwrap());
         descriptor
@@ -117,13 +120,20 @@ impl Registry {
     /// Pushes an image of one small layer for `os/architecture`.
     pub async fn push_image(&self, path: &str, tag: &str, platform: &str) -> Descriptor {
         let (os, architecture) = platform.split_once('/').unwrap();
-        let config = json!({"os": os, "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": []}});
+        let config =
+            json!({"os": os, "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": []}});
         let layers = [format!("a layer of {platform}"), "a layer that all platforms share".to_owned()];
         self.push_image_of(path, tag, &config, &layers).await
     }
 
     /// Pushes an image with this config and these layers.
-    pub async fn push_image_of(&self, path: &str, tag: &str, config: &Value, layers: &[String]) -> Descriptor {
+    pub async fn push_image_of(
+        &self,
+        path: &str,
+        tag: &str,
+        config: &Value,
+        layers: &[String],
+    ) -> Descriptor {
         let mut descriptors = Vec::new();
         for layer in layers {
             let digest = self.push_blob(path, layer.as_bytes()).await;
@@ -201,7 +211,9 @@ fn binary() -> PathBuf {
     let found = std::env::split_paths(&path)
         .flat_map(|directory| ["registry", "docker-registry"].map(|name| directory.join(name)))
         .find(|file| file.is_file());
-    found.expect("no registry to test against: install docker-registry, or set REGISTRY_BINARY to distribution's")
+    found.expect(
+        "no registry to test against: install docker-registry, or set REGISTRY_BINARY to distribution's",
+    )
 }
 
 /// The address from the registry's log, which is read on so that the registry is never held up.
