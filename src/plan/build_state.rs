@@ -213,9 +213,11 @@ fn cause(pod: &Pod) -> (Reason, String) {
                 .to_owned(),
         );
     }
-    let reason = ExitCause::from_code(end.exit_code).map_or(Reason::BuildFailed, ExitCause::reason);
     let last_line = end.message.as_deref().and_then(last_error).unwrap_or("no output");
-    (reason, format!("{last_line} (exit code {})", end.exit_code))
+    match ExitCause::from_code(end.exit_code) {
+        Some(cause) => (cause.reason(), last_line.to_owned()),
+        None => (Reason::BuildFailed, format!("{last_line} (exit code {})", end.exit_code)),
+    }
 }
 
 /// BuildKit says what failed in its last line that begins with `error:`.
