@@ -88,6 +88,9 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
         BuildState::Leaving => {
             step.at(Phase::Pending, Reason::Pending, format!("an earlier job/{name} is being removed"))
         }
+        BuildState::Starting { reason, message } => {
+            step.at(Phase::Pending, reason, format!("{message} (job/{name})"))
+        }
         BuildState::Waiting { reason, message } => {
             step.at(Phase::Waiting, reason, format!("{message} (job/{name})"))
         }
