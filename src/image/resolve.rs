@@ -65,7 +65,7 @@ pub enum ResolveError {
     #[error("{reference}: no image for {platform}; the index has {}", listed(available))]
     NoSuchPlatform {
         /// The index.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The platform that was looked for.
         platform: Platform,
         /// The platforms it has.
@@ -75,7 +75,7 @@ pub enum ResolveError {
     #[error("{reference}: {} images for {platform}: {}; name one of them by its digest", candidates.len(), candidates.join(", "))]
     Ambiguous {
         /// The index.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The platform that was looked for.
         platform: Platform,
         /// Each with its platform and digest.
@@ -85,11 +85,11 @@ pub enum ResolveError {
     #[error("{reference}: the image is for {found}, not for {declared} (its config {config} says so)")]
     PlatformMismatch {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The platform it should have.
-        declared: Platform,
+        declared: Box<Platform>,
         /// The platform that it has.
-        found: Platform,
+        found: Box<Platform>,
         /// The digest of the config.
         config: String,
     },
@@ -97,7 +97,7 @@ pub enum ResolveError {
     #[error("{reference}: not an image that runs anywhere: {reason}")]
     NotAnImage {
         /// The manifest.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What it is.
         reason: String,
     },
@@ -190,12 +190,12 @@ fn pick(
     match matching[..] {
         [entry] => Ok(entry.clone()),
         [] => Err(ResolveError::NoSuchPlatform {
-            reference: reference.clone(),
+            reference: Box::new(reference.clone()),
             platform: platform.clone(),
             available: images().map(Descriptor::platform_in_words).collect(),
         }),
         _ => Err(ResolveError::Ambiguous {
-            reference: reference.clone(),
+            reference: Box::new(reference.clone()),
             platform: platform.clone(),
             candidates: matching
                 .iter()
@@ -270,9 +270,9 @@ fn check_platform(
         )]);
     }
     let mismatch = ResolveError::PlatformMismatch {
-        reference: reference.clone(),
-        declared: declared.clone(),
-        found,
+        reference: Box::new(reference.clone()),
+        declared: Box::new(declared.clone()),
+        found: Box::new(found),
         config: digest.clone(),
     };
     if check == PlatformCheck::Warn { Ok(vec![mismatch.to_string()]) } else { Err(mismatch) }
@@ -292,7 +292,7 @@ fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageCon
 }
 
 fn not_an_image(reference: &Reference, reason: String) -> ResolveError {
-    ResolveError::NotAnImage { reference: reference.clone(), reason }
+    ResolveError::NotAnImage { reference: Box::new(reference.clone()), reason }
 }
 
 #[cfg(test)]
