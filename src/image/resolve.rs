@@ -278,7 +278,13 @@ fn check_platform(
     if check == PlatformCheck::Warn { Ok(vec![mismatch.to_string()]) } else { Err(mismatch) }
 }
 
+/// The declared platform, its variant in the spelling of the image's own config: verifiers such as crane take `arm64`
+/// in the index and `arm64/v8` in the config for two platforms.
 fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageConfig) -> DescriptorPlatform {
+    let own = Some(config.variant.as_str()).filter(|variant| {
+        !variant.is_empty()
+            && Platform::normalised(declared.os(), declared.architecture(), Some(variant)) == *declared
+    });
     let written = entry.platform.clone().unwrap_or_default();
     let from_config = Some(config.os_version.clone()).filter(|version| !version.is_empty());
     let os_features = if written.os_features.is_empty() { &config.os_features } else { &written.os_features };
@@ -287,7 +293,7 @@ fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageCon
         os: declared.os().to_owned(),
         os_version: written.os_version.clone().or(from_config),
         os_features: os_features.clone(),
-        variant: declared.variant().map(str::to_owned),
+        variant: own.or(declared.variant()).map(str::to_owned),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Images made for tests: real manifests and configs with a layer that nothing runs.
 
+use std::io::Write as _;
+
 use multiarch::registry::Digest;
 use serde_json::{Value, json};
 
@@ -67,10 +69,12 @@ impl Push {
     pub async fn image(&self, tag: &str, platform: &str, content: &str) -> Child {
         let mut words = platform.split('/');
         let (os, architecture, variant) = (words.next(), words.next(), words.next());
-        let (layer, layer_size) = self.blob(tar("content", content.as_bytes())).await;
+        let archive = tar("content", content.as_bytes());
+        let diff_id = Digest::sha256(&archive).to_string();
+        let (layer, layer_size) = self.blob(gzip(&archive)).await;
         let mut config = json!({
             "os": os, "architecture": architecture, "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [layer]},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
         if let Some(variant) = variant {
             config["variant"] = json!(variant);
@@ -79,7 +83,7 @@ impl Push {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": OCI_MANIFEST,
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size},
-            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": layer_size}],
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer, "size": layer_size}],
         });
         let digest = self.manifest(tag, OCI_MANIFEST, &manifest).await;
         let size = serde_json::to_vec(&manifest).expect("JSON").len();
@@ -122,6 +126,12 @@ impl Child {
         }
         json!({"mediaType": OCI_MANIFEST, "digest": self.digest, "size": self.size, "platform": platform})
     }
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("memory");
+    encoder.finish().expect("memory")
 }
 
 /// A tar archive of one file (POSIX ustar).

@@ -3,16 +3,18 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod devcluster;
 pub mod images;
 pub mod operator;
 pub mod proxy;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use devcluster::root;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
@@ -73,7 +75,7 @@ impl Rig {
         static RIG: OnceLock<Rig> = OnceLock::new();
         RIG.get_or_init(|| {
             let owner = std::os::unix::process::parent_id().to_string();
-            let state = devcluster(&["up", "--owner-pid", &owner]);
+            let state = devcluster::run(&["up", "--owner-pid", &owner]);
             serde_json::from_str(&state).expect("the state of the devcluster")
         })
     }
@@ -100,36 +102,6 @@ impl Rig {
             kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
         Client::try_from(config).expect("a client")
     }
-}
-
-/// Runs the devcluster program of this checkout and gives what it prints on standard output.
-pub fn devcluster(arguments: &[&str]) -> String {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let program = BUILT.get_or_init(|| {
-        let program = root().join("target/devcluster/bin/devcluster");
-        let built = Command::new("go")
-            .args(["build", "-C"])
-            .arg(root().join("tests/devcluster"))
-            .arg("-o")
-            .arg(&program)
-            .arg(".")
-            .status()
-            .expect("go, which builds the devcluster, is not installed");
-        assert!(built.success(), "the devcluster does not build");
-        program
-    });
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(root())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("the devcluster runs");
-    assert!(output.status.success(), "devcluster {arguments:?} failed");
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A namespace of a test's own, with the resource installed.

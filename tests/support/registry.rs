@@ -1,5 +1,8 @@
 //! A real registry for the tests, and images to put into it.
 
+#[path = "devcluster.rs"]
+mod devcluster;
+
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -202,18 +205,16 @@ fn merge(into: &mut Value, changes: Value) {
     }
 }
 
-/// `$REGISTRY_BINARY`, or distribution's registry by the names that packages give it.
+/// `$REGISTRY_BINARY`, or the distribution registry of the development cluster.
 fn binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("REGISTRY_BINARY") {
         return binary.into();
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .flat_map(|directory| ["registry", "docker-registry"].map(|name| directory.join(name)))
-        .find(|file| file.is_file());
-    found.expect(
-        "no registry to test against: install docker-registry, or set REGISTRY_BINARY to distribution's",
-    )
+    let built = devcluster::root().join("target/devcluster/bin/registry");
+    if !built.is_file() {
+        devcluster::run(&["build"]);
+    }
+    built
 }
 
 /// The address from the registry's log, which is read on so that the registry is never held up.
