@@ -7,7 +7,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 
 use crate::api::{ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason};
-use crate::build::{BuildReport, ExitCause, TERMINATION_MESSAGE_LIMIT};
+use crate::build::{BuildReport, ExitCause};
 
 /// Longest log tail that a status carries, in bytes.
 const LOG_TAIL_LIMIT: usize = 2048;
@@ -93,9 +93,8 @@ impl<'a> Build<'a> {
     }
 
     fn succeeded(&self, now: Timestamp) -> BuildState {
-        let reports =
-            self.pods.iter().rev().filter_map(|pod| terminated(pod)).filter(|end| end.exit_code == 0);
-        for end in reports {
+        let mut ends = self.pods.iter().rev().filter_map(|pod| terminated(pod));
+        if let Some(end) = ends.find(|end| end.exit_code == 0) {
             return match BuildReport::parse(end.message.as_deref().unwrap_or_default()) {
                 Some(report) => BuildState::Succeeded { digest: report.digest },
                 None => BuildState::Failed {
@@ -226,14 +225,13 @@ fn cause(pod: &Pod) -> (Reason, String) {
 fn last_error(log: &str) -> Option<&str> {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().rev().find_map(|line| line.strip_prefix("error: ").or(line.strip_prefix("ERROR: ")));
-    let line = error.or_else(|| lines().last())?;
+    let line = error.or_else(|| lines().next_back())?;
     Some(line.strip_prefix("failed to solve: ").unwrap_or(line))
 }
 
 /// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.
 fn tail(end: &ContainerStateTerminated) -> Option<String> {
     let message = end.message.as_deref()?.trim_end();
-    debug_assert!(LOG_TAIL_LIMIT <= TERMINATION_MESSAGE_LIMIT);
     if message.len() <= LOG_TAIL_LIMIT {
         return (!message.is_empty()).then(|| message.to_owned());
     }
