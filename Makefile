@@ -24,7 +24,7 @@ test: check devcluster ## everything: formatting, lints, unit tests, tests on a 
 	$(DEVCLUSTER) build
 	cargo test --no-fail-fast
 
-bench: devcluster ## the measures of docs/benchmarks.md, as tables
+bench: devcluster ## speed, requests and memory on the development cluster, as tables (BENCH_STEADY=600 seconds)
 	$(DEVCLUSTER) build
 	cargo bench
 
