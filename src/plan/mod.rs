@@ -171,6 +171,7 @@ impl Planner<'_> {
         if let Some(Ok(PinnedContext::Git { commit, .. })) = context.pinned.as_ref().map(Result::as_ref) {
             status.source_revision = Some(commit.clone());
         }
+        let builds_are_known = secrets.ready && context.settled();
         let mut tasks: Vec<Task> = secrets.tasks.into_iter().chain(context.tasks.iter().cloned()).collect();
         let steps: Vec<Step> = match secrets.failure {
             Some(failure) => {
@@ -193,7 +194,7 @@ impl Planner<'_> {
         };
         let publication = publication::publish(self, &status, &steps);
         tasks.extend(publication.task.iter().cloned());
-        tasks.extend(self.obsolete_jobs(&steps, context.settled()));
+        tasks.extend(self.obsolete_jobs(&steps, builds_are_known));
         let mut retries: Vec<Timestamp> = publication.retry_at.into_iter().collect();
         status.platforms = Vec::with_capacity(steps.len());
         for step in steps {
@@ -272,9 +273,9 @@ impl Planner<'_> {
         self.observed.jobs.iter().filter(|job| build_state::is_owned_by(job, self.image))
     }
 
-    /// Jobs that no platform stands on. While the context is unknown no Job is known to be obsolete, except
-    /// those of platforms that are built no more.
-    fn obsolete_jobs(&self, steps: &[Step], context_is_settled: bool) -> Vec<Task> {
+    /// Jobs that no platform stands on. While it is unknown which builds are wanted no Job is known to be obsolete,
+    /// except those of platforms that are built no more.
+    fn obsolete_jobs(&self, steps: &[Step], builds_are_known: bool) -> Vec<Task> {
         let built: Vec<String> = self
             .image
             .spec
@@ -289,7 +290,7 @@ impl Planner<'_> {
                 let wanted = steps.iter().any(|step| step.job == job.metadata.name);
                 let platform_is_built =
                     build_state::platform_slug(job).is_some_and(|slug| built.contains(slug));
-                !wanted && (context_is_settled || !platform_is_built)
+                !wanted && (builds_are_known || !platform_is_built)
             })
             .filter_map(delete)
             .collect()

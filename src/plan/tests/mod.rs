@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::task::Task;
 use super::{Plan, build_state, notes};
-use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, Phase, Reason};
+use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, Reason};
 use scene::{COMMIT, REPOSITORY, Scene, ended};
 
 fn sources() -> Scene {
@@ -319,6 +319,21 @@ fn while_the_context_is_unknown_no_build_is_thought_obsolete() {
     scene.edit(|image| image.spec.target.tags = vec!["other".to_owned()]);
     let plan = scene.plan();
     assert!(deleted(&plan).is_empty() && created(&plan).is_empty());
+}
+
+#[test]
+fn while_the_registry_secrets_are_read_or_missing_no_build_is_thought_obsolete() {
+    let mut scene = builds();
+    scene.edit(|image| {
+        image.spec.registry_secrets.push(LocalObjectReferenceRequired { name: "regcred".into() })
+    });
+    scene.run();
+    scene.finish("linux-amd64");
+    scene.restart();
+    let plan = scene.plan();
+    assert_eq!(deleted(&plan), Vec::<&str>::new());
+    scene.fail(&plan.tasks[0], Reason::SecretNotFound, "secret/regcred does not exist", true);
+    assert_eq!(deleted(&scene.plan()), Vec::<&str>::new());
 }
 
 #[test]
