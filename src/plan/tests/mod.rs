@@ -436,6 +436,38 @@ fn a_registry_that_is_down_is_waited_for_and_asked_again_in_time() {
 }
 
 #[test]
+fn while_a_failed_task_runs_again_its_end_is_awaited_and_nothing_polls() {
+    let mut scene = sources();
+    let resolve = scene.plan().tasks[0].clone();
+    scene.fail(&resolve, Reason::RegistryUnavailable, "other.test: connection refused", true);
+    scene.now = scene.now.saturating_add(SignedDuration::from_secs(7)).expect("a time");
+    assert_eq!(scene.plan().wake_after, None);
+}
+
+#[test]
+fn a_job_that_could_not_be_deleted_is_deleted_again_in_time() {
+    let mut scene = building();
+    scene.edit(|image| image.spec.suspend = true);
+    let delete = scene.plan().tasks[0].clone();
+    scene.fail(&delete, Reason::ClusterError, "etcdserver: request timed out", true);
+    assert_eq!(scene.plan().wake_after, Some(SignedDuration::from_secs(7)));
+}
+
+#[test]
+fn a_secret_that_cannot_be_merged_is_said_and_merged_again_in_time() {
+    let mut scene = Scene::new(json!({
+        "platforms": [{"platform": "linux/amd64"}],
+        "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}},
+        "registrySecrets": [{"name": "a"}, {"name": "b"}],
+    }));
+    let plan = scene.run();
+    let merge = plan.tasks.iter().find(|task| matches!(task, Task::MergeSecrets { .. })).expect("a merge");
+    scene.fail(merge, Reason::ClusterError, "secrets is forbidden", false);
+    assert_eq!(scene.plan().wake_after, Some(SignedDuration::from_secs(7)));
+    assert_eq!(scene.message(), "linux/amd64: ClusterError: secrets is forbidden");
+}
+
+#[test]
 fn a_source_that_does_not_exist_stalls_the_image_and_is_still_looked_for() {
     let mut scene = sources();
     let resolve = scene.plan().tasks[0].clone();
