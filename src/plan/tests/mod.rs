@@ -234,6 +234,23 @@ fn exit_codes_of_the_build_script_become_reasons() {
 }
 
 #[test]
+fn when_git_fails_the_message_has_gits_own_words() {
+    let mut scene = building();
+    let log = "#1 ERROR: x\nerror: failed to solve: failed to fetch remote https://git.test/web.git: git stderr:\n\
+        error: unable to find the commit\nfatal: the remote end hung up\n: exit status 128";
+    scene.break_build("linux-arm64", 1, log);
+    scene.run();
+    let message = scene.platform("linux/arm64").message.clone().expect("a message");
+    assert!(
+        message.starts_with(
+            "failed to fetch remote https://git.test/web.git: error: unable to find the commit \
+             fatal: the remote end hung up : exit status 128"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_the_kubelet_says_of_a_dead_pod_goes_before_its_exit_code() {
     let cases = [
         (ended(137, "OOMKilled", ""), Reason::BuildOutOfMemory),
