@@ -201,6 +201,16 @@ fn a_limit_without_a_request_is_its_own_request() {
 }
 
 #[test]
+fn memory_in_bytes_may_be_more_than_two_gigabytes() {
+    let mut case = Case::new();
+    case.build.pod = serde_json::from_value(serde_json::json!({
+        "resources": {"limits": {"memory": 4_294_967_296_i64}}
+    }))
+    .expect("a pod");
+    assert_eq!(case.container()["resources"]["limits"]["memory"], "4294967296");
+}
+
+#[test]
 fn a_report_that_is_not_ours_is_no_report() {
     assert_eq!(BuildReport::parse("panic: oh no"), None);
     assert_eq!(

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PartialObjectMeta;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
@@ -137,8 +137,11 @@ pub async fn run(
         .graceful_shutdown_on(shutdown)
         .run(reconcile, error_policy, context)
         .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::debug!(%error, "reconciliation");
+            match result {
+                // A watch that fails looks like a cluster in which nothing happens.
+                Err(controller::Error::QueueError(error)) => tracing::warn!("a watch failed: {error}"),
+                Err(error) => tracing::debug!(%error, "reconciliation"),
+                Ok(_) => {}
             }
         });
     tokio::select! {
