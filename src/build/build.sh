@@ -17,7 +17,9 @@ case "$CONTEXT_KIND" in
 configmap)
   # A ConfigMap's files are links, which a build context must not follow: copy what they point at.
   mkdir "$work/context"
-  for file in /context/*; do cp -L "$file" "$work/context/"; done
+  for file in /context/* /context/.[!.]*; do
+    if [ -e "$file" ]; then cp -L "$file" "$work/context/"; fi
+  done
   set -- "$@" --local "context=$work/context" --local "dockerfile=$work/context"
   ;;
 inline)
@@ -63,11 +65,15 @@ if [ "$(($(date +%s) - began))" -ge "$BUILD_TIMEOUT" ]; then
   echo "error: the build did not end within $BUILD_TIMEOUT s"
   exit 67
 fi
-cause=$(grep -E '^(error|ERROR): ' "$log" | tail -n 1 || true)
+# BuildKit's last word, of more than one line where it repeats git's. A digest in it may hold 401 or 403 too, and what
+# git could not fetch may be there the next time.
+cause=$(awk '/^error: failed to /{text = ""; on = 1} on{text = text $0 "\n"} END{printf "%s", text}' "$log")
 case "$cause" in
 *"did not complete successfully"* | *"dockerfile parse error"* | *"target stage"*"could not be found"*) exit 65 ;;
-*"failed to push"*" denied"* | *"failed to push"*"403"* | *"failed to push"*"401"* | *"failed to push"*"insufficient_scope"*) exit 66 ;;
-*"failed to read dockerfile"* | *"repository not found"* | *"does not contain ref"* | *"couldn't find remote ref"* | *"not our ref"*) exit 68 ;;
 *"failed to calculate checksum of ref"*"not found"*) exit 65 ;;
+*"failed to push"*" denied"* | *"failed to push"*"403 Forbidden"*) exit 66 ;;
+*"failed to push"*"401 Unauthorized"* | *"failed to push"*"insufficient_scope"*) exit 66 ;;
+*"failed to read dockerfile: open "* | *"failed to read dockerfile: invalid subdir"*) exit 68 ;;
+*"repository '"*"' not found"* | *"couldn't find remote ref"* | *"not our ref"*) exit 68 ;;
 esac
 exit 1

@@ -13,10 +13,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{BuildRequest, BuilderSettings, ExitCause, PinnedContext};
-use crate::api::{ANNOTATION_BUILD_HASH, BuildPod, LABEL_IMAGE, LABEL_PLATFORM, MANAGER};
+use crate::api::{ANNOTATION_BUILD_HASH, Amount, BuildPod, LABEL_IMAGE, LABEL_PLATFORM, MANAGER};
 
 /// uid and gid of the rootless builder's user.
 const BUILDER_USER: i64 = 1000;
@@ -249,10 +248,10 @@ fn resources(pod: &BuildPod) -> ResourceRequirements {
     }
 }
 
-fn quantities(given: BTreeMap<String, IntOrString>) -> BTreeMap<String, Quantity> {
+fn quantities(given: BTreeMap<String, Amount>) -> BTreeMap<String, Quantity> {
     let quantity = |value| match value {
-        IntOrString::Int(number) => Quantity(number.to_string()),
-        IntOrString::String(text) => Quantity(text),
+        Amount::Number(number) => Quantity(number.to_string()),
+        Amount::Text(text) => Quantity(text),
     };
     given.into_iter().map(|(name, value)| (name, quantity(value))).collect()
 }

@@ -201,10 +201,73 @@ fn a_limit_without_a_request_is_its_own_request() {
 }
 
 #[test]
+fn memory_in_bytes_may_be_more_than_two_gigabytes() {
+    let mut case = Case::new();
+    case.build.pod = serde_json::from_value(serde_json::json!({
+        "resources": {"limits": {"memory": 4_294_967_296_i64}}
+    }))
+    .expect("a pod");
+    assert_eq!(case.container()["resources"]["limits"]["memory"], "4294967296");
+}
+
+#[test]
 fn a_report_that_is_not_ours_is_no_report() {
     assert_eq!(BuildReport::parse("panic: oh no"), None);
     assert_eq!(
         BuildReport::parse("{\"digest\":\"sha256:00\"}\n"),
         Some(BuildReport { digest: "sha256:00".to_owned() })
     );
+}
+
+/// Runs the script with a buildctl that prints `log` and fails, and returns how it ends.
+fn exit_code_after(name: &str, log: &str) -> Option<i32> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bin = std::env::temp_dir().join(format!("multiarch-build-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&bin).expect("a directory");
+    let programs = [
+        ("rootlesskit", "exec sleep 2"),
+        ("buildctl", "case $* in *debug*) ;; *) printf '%s\\n' \"$LOG\"; exit 1 ;; esac"),
+    ];
+    for (program, script) in programs {
+        let path = bin.join(program);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a program");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
+    let output = std::process::Command::new("bash")
+        .args(["-c", include_str!("build.sh"), "build"])
+        .envs([("PATH", path.as_str()), ("LOG", log), ("HOME", "/tmp"), ("TMPDIR", &bin.to_string_lossy())])
+        .envs([("BUILDKITD_CONFIG", ""), ("CONTEXT_KIND", "git"), ("BUILD_TIMEOUT", "60")])
+        .output()
+        .expect("bash");
+    std::fs::remove_dir_all(&bin).expect("the directory");
+    output.status.code()
+}
+
+#[test]
+fn a_push_that_broke_off_is_tried_again_though_a_digest_has_the_digits_of_a_refusal() {
+    let push = |answer: &str| {
+        format!(
+            "error: failed to solve: failed to push r.test/web: unexpected status from HEAD request to http://r.test/v2/web/blobs/sha256:e4403b7401: {answer}"
+        )
+    };
+    assert_eq!(exit_code_after("push", &push("503 Service Unavailable")), Some(1));
+    assert_eq!(exit_code_after("push", &push("403 Forbidden")), Some(66));
+    assert_eq!(exit_code_after("push", &push("401 Unauthorized")), Some(66));
+}
+
+#[test]
+fn a_git_server_that_is_down_is_tried_again_and_a_commit_that_is_not_there_is_not() {
+    let git = |words: &str| {
+        format!(
+            "error: failed to solve: failed to read dockerfile: failed to fetch remote https://git.test/web.git: git stderr:\n{words}\n: exit status 128"
+        )
+    };
+    let down = git("fatal: unable to access 'https://git.test/web.git/': Could not resolve host: git.test");
+    assert_eq!(exit_code_after("git", &down), Some(1));
+    let gone = git("fatal: remote error: upload-pack: not our ref 0123\nerror: fetch failed.");
+    assert_eq!(exit_code_after("git", &gone), Some(68));
+    let no_file =
+        "error: failed to solve: failed to read dockerfile: open Dockerfile: no such file or directory";
+    assert_eq!(exit_code_after("git", no_file), Some(68));
 }

@@ -214,19 +214,27 @@ fn cause(pod: &Pod) -> (Reason, String) {
                 .to_owned(),
         );
     }
-    let last_line = end.message.as_deref().and_then(last_error).unwrap_or("no output");
+    let words = end.message.as_deref().and_then(last_error).unwrap_or_else(|| "no output".to_owned());
     match ExitCause::from_code(end.exit_code) {
-        Some(cause) => (cause.reason(), last_line.to_owned()),
-        None => (Reason::BuildFailed, format!("{last_line} (exit code {})", end.exit_code)),
+        Some(cause) => (cause.reason(), words),
+        None => (Reason::BuildFailed, format!("{words} (exit code {})", end.exit_code)),
     }
 }
 
-/// BuildKit says what failed in its last line that begins with `error:`.
-fn last_error(log: &str) -> Option<&str> {
-    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
-    let error = lines().rev().find_map(|line| line.strip_prefix("error: ").or(line.strip_prefix("ERROR: ")));
-    let line = error.or_else(|| lines().next_back())?;
-    Some(line.strip_prefix("failed to solve: ").unwrap_or(line))
+/// BuildKit says what failed in its last line that begins with `error:`; below it stand git's words, if git failed.
+fn last_error(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = |prefix: &str| lines.iter().rposition(|line| line.starts_with(prefix));
+    let git = lines.iter().rposition(|line| line.starts_with("error: ") && line.ends_with("git stderr:"));
+    let at = git.or_else(|| last("error: ")).or_else(|| last("ERROR: "));
+    let at = at.or_else(|| lines.len().checked_sub(1))?;
+    let line = ["error: ", "ERROR: ", "failed to solve: "]
+        .iter()
+        .fold(lines[at], |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
+    Some(match line.strip_suffix("git stderr:") {
+        Some(line) => format!("{line}{}", lines[at + 1..].join(" ")),
+        None => line.to_owned(),
+    })
 }
 
 /// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.

@@ -79,7 +79,9 @@ fn create(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>) -> 
 fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, build: &Build<'_>) -> Step {
     let name = request.job_name();
     describe(&mut step.status, build);
-    step.tasks.extend(merge_secrets(planner, request, build));
+    let merge = merge_secrets(planner, request, build);
+    let no_secret = merge.as_ref().and_then(|merge| planner.failure(merge));
+    step.tasks.extend(merge.clone());
     match build.state(planner.image, &request.hash(), &planner.observed.nodes, planner.now) {
         BuildState::Foreign(message) => {
             let message = format!("{message}; delete or rename it");
@@ -88,9 +90,10 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
         BuildState::Leaving => {
             step.at(Phase::Pending, Reason::Pending, format!("an earlier job/{name} is being removed"))
         }
-        BuildState::Starting { reason, message } => {
-            step.at(Phase::Pending, reason, format!("{message} (job/{name})"))
-        }
+        BuildState::Starting { reason, message } => match no_secret {
+            Some(failure) => step.failed(failure),
+            None => step.at(Phase::Pending, reason, format!("{message} (job/{name})")),
+        },
         BuildState::Waiting { reason, message } => {
             step.at(Phase::Waiting, reason, format!("{message} (job/{name})"))
         }
@@ -99,7 +102,7 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
         }
         BuildState::Succeeded { digest } => inspect(planner, step, request.platform, &digest),
         BuildState::Reporting { until } => {
-            step.retry_at = Some(until);
+            step.grace = Some(until);
             step.at(Phase::Building, Reason::Building, format!("the result is being collected (job/{name})"))
         }
         BuildState::Lost => {

@@ -64,7 +64,8 @@ struct Step {
     /// The Job that this platform stands on: every other one is obsolete.
     job: Option<String>,
     child: Option<Arc<ResolvedImage>>,
-    retry_at: Option<Timestamp>,
+    /// Until when something that is missing may still turn up.
+    grace: Option<Timestamp>,
 }
 
 impl Step {
@@ -79,8 +80,7 @@ impl Step {
         self
     }
 
-    fn failed(mut self, failure: &Failure) -> Self {
-        self.retry_at = Some(failure.retry_at);
+    fn failed(self, failure: &Failure) -> Self {
         let phase = if failure.transient { Phase::Waiting } else { Phase::Failed };
         self.at(phase, failure.reason, failure.message.clone())
     }
@@ -171,6 +171,7 @@ impl Planner<'_> {
         if let Some(Ok(PinnedContext::Git { commit, .. })) = context.pinned.as_ref().map(Result::as_ref) {
             status.source_revision = Some(commit.clone());
         }
+        let builds_are_known = secrets.ready && context.settled();
         let mut tasks: Vec<Task> = secrets.tasks.into_iter().chain(context.tasks.iter().cloned()).collect();
         let steps: Vec<Step> = match secrets.failure {
             Some(failure) => {
@@ -193,24 +194,38 @@ impl Planner<'_> {
         };
         let publication = publication::publish(self, &status, &steps);
         tasks.extend(publication.task.iter().cloned());
-        tasks.extend(self.obsolete_jobs(&steps, context.settled()));
-        let mut retries: Vec<Timestamp> = publication.retry_at.into_iter().collect();
+        tasks.extend(self.obsolete_jobs(&steps, builds_are_known));
+        let mut graces = vec![];
         status.platforms = Vec::with_capacity(steps.len());
         for step in steps {
             tasks.extend(step.tasks);
-            retries.extend(step.retry_at);
+            graces.extend(step.grace);
             status.platforms.push(step.status);
         }
         publication.verdict.record(&mut status, self.now);
         conditions::write(&mut status, &publication.verdict.verdict, &self.epoch, self.now);
-        let wake_after =
-            retries.into_iter().min().map(|at| at.duration_since(self.now).max(SignedDuration::ZERO));
+        let wake_after = self.wake_after(&tasks, graces);
         Plan { status, tasks, wake_after }
+    }
+
+    /// Until something is due that nobody will announce: the next attempt of a task, the end of a grace. What is due
+    /// already is running again, and its end is announced.
+    fn wake_after(&self, tasks: &[Task], graces: Vec<Timestamp>) -> Option<SignedDuration> {
+        let retries = tasks.iter().filter_map(|task| Some(self.failure(task)?.retry_at));
+        let next = retries.chain(graces).filter(|at| *at > self.now).min()?;
+        Some(next.duration_since(self.now))
+    }
+
+    fn failure(&self, task: &Task) -> Option<&Failure> {
+        match self.observed.facts.get(task)? {
+            Fact::Failed(failure) => Some(failure),
+            Fact::Known(_) => None,
+        }
     }
 
     /// Nothing runs while suspended; what is published and what is known stays.
     fn suspended(&self, mut status: MultiArchImageStatus) -> Plan {
-        let tasks =
+        let tasks: Vec<Task> =
             self.own_jobs().filter(|job| !build_state::has_finished(job)).filter_map(delete).collect();
         status.platforms = self.image.spec.platforms.iter().map(|entry| self.begin(entry).status).collect();
         for platform in status.platforms.iter_mut().filter(|platform| platform.phase != Phase::Ready) {
@@ -219,7 +234,8 @@ impl Planner<'_> {
             platform.message = Some("spec.suspend is true".to_owned());
         }
         conditions::write(&mut status, &Verdict::Suspended, &self.epoch, self.now);
-        Plan { status, tasks, wake_after: None }
+        let wake_after = self.wake_after(&tasks, vec![]);
+        Plan { status, tasks, wake_after }
     }
 
     /// The entry of a platform as it was, in which the step writes what is new.
@@ -272,9 +288,9 @@ impl Planner<'_> {
         self.observed.jobs.iter().filter(|job| build_state::is_owned_by(job, self.image))
     }
 
-    /// Jobs that no platform stands on. While the context is unknown no Job is known to be obsolete, except
-    /// those of platforms that are built no more.
-    fn obsolete_jobs(&self, steps: &[Step], context_is_settled: bool) -> Vec<Task> {
+    /// Jobs that no platform stands on. While it is unknown which builds are wanted no Job is known to be obsolete,
+    /// except those of platforms that are built no more.
+    fn obsolete_jobs(&self, steps: &[Step], builds_are_known: bool) -> Vec<Task> {
         let built: Vec<String> = self
             .image
             .spec
@@ -289,7 +305,7 @@ impl Planner<'_> {
                 let wanted = steps.iter().any(|step| step.job == job.metadata.name);
                 let platform_is_built =
                     build_state::platform_slug(job).is_some_and(|slug| built.contains(slug));
-                !wanted && (context_is_settled || !platform_is_built)
+                !wanted && (builds_are_known || !platform_is_built)
             })
             .filter_map(delete)
             .collect()

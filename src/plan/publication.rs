@@ -18,7 +18,6 @@ const HISTORY_LENGTH: usize = 5;
 pub(super) struct Publication {
     pub verdict: Outcome,
     pub task: Option<Task>,
-    pub retry_at: Option<Timestamp>,
 }
 
 /// The verdict, and the index that has just been published where there is one.
@@ -32,7 +31,7 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
     let ready = steps.iter().filter(|step| step.status.phase == Phase::Ready).count();
     let ready_platforms = format!("{ready}/{}", steps.len());
     let outcome = |verdict| Outcome { verdict, ready_platforms: ready_platforms.clone(), published: None };
-    let publication = |verdict| Publication { verdict: outcome(verdict), task: None, retry_at: None };
+    let publication = |verdict| Publication { verdict: outcome(verdict), task: None };
     if ready < steps.len() {
         return publication(unready(steps, &ready_platforms));
     }
@@ -63,14 +62,12 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
     match fact {
         Some(Fact::Known(_)) => {
             let verdict = Outcome { published: Some((index, tags)), ..outcome(Verdict::Published(message)) };
-            Publication { verdict, task, retry_at: None }
+            Publication { verdict, task }
         }
-        Some(Fact::Failed(failure)) => {
-            Publication { verdict: outcome(failed(failure)), task, retry_at: Some(failure.retry_at) }
-        }
+        Some(Fact::Failed(failure)) => Publication { verdict: outcome(failed(failure)), task },
         None => {
             let verdict = Verdict::Working(Reason::Publishing, format!("pushing {message}"));
-            Publication { verdict: outcome(verdict), task, retry_at: None }
+            Publication { verdict: outcome(verdict), task }
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::task::Task;
 use super::{Plan, build_state, notes};
-use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, Phase, Reason};
+use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, Reason};
 use scene::{COMMIT, REPOSITORY, Scene, ended};
 
 fn sources() -> Scene {
@@ -234,6 +234,23 @@ fn exit_codes_of_the_build_script_become_reasons() {
 }
 
 #[test]
+fn when_git_fails_the_message_has_gits_own_words() {
+    let mut scene = building();
+    let log = "#1 ERROR: x\nerror: failed to solve: failed to fetch remote https://git.test/web.git: git stderr:\n\
+        error: unable to find the commit\nfatal: the remote end hung up\n: exit status 128";
+    scene.break_build("linux-arm64", 1, log);
+    scene.run();
+    let message = scene.platform("linux/arm64").message.clone().expect("a message");
+    assert!(
+        message.starts_with(
+            "failed to fetch remote https://git.test/web.git: error: unable to find the commit \
+             fatal: the remote end hung up : exit status 128"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_the_kubelet_says_of_a_dead_pod_goes_before_its_exit_code() {
     let cases = [
         (ended(137, "OOMKilled", ""), Reason::BuildOutOfMemory),
@@ -319,6 +336,21 @@ fn while_the_context_is_unknown_no_build_is_thought_obsolete() {
     scene.edit(|image| image.spec.target.tags = vec!["other".to_owned()]);
     let plan = scene.plan();
     assert!(deleted(&plan).is_empty() && created(&plan).is_empty());
+}
+
+#[test]
+fn while_the_registry_secrets_are_read_or_missing_no_build_is_thought_obsolete() {
+    let mut scene = builds();
+    scene.edit(|image| {
+        image.spec.registry_secrets.push(LocalObjectReferenceRequired { name: "regcred".into() })
+    });
+    scene.run();
+    scene.finish("linux-amd64");
+    scene.restart();
+    let plan = scene.plan();
+    assert_eq!(deleted(&plan), Vec::<&str>::new());
+    scene.fail(&plan.tasks[0], Reason::SecretNotFound, "secret/regcred does not exist", true);
+    assert_eq!(deleted(&scene.plan()), Vec::<&str>::new());
 }
 
 #[test]
@@ -418,6 +450,38 @@ fn a_registry_that_is_down_is_waited_for_and_asked_again_in_time() {
     assert!(scene.has("Reconciling") && !scene.has("Stalled"));
     assert_eq!(plan.wake_after, Some(SignedDuration::from_secs(7)));
     assert!(plan.tasks.iter().any(|task| task.key() == resolve.key()), "it is tried again");
+}
+
+#[test]
+fn while_a_failed_task_runs_again_its_end_is_awaited_and_nothing_polls() {
+    let mut scene = sources();
+    let resolve = scene.plan().tasks[0].clone();
+    scene.fail(&resolve, Reason::RegistryUnavailable, "other.test: connection refused", true);
+    scene.now = scene.now.saturating_add(SignedDuration::from_secs(7)).expect("a time");
+    assert_eq!(scene.plan().wake_after, None);
+}
+
+#[test]
+fn a_job_that_could_not_be_deleted_is_deleted_again_in_time() {
+    let mut scene = building();
+    scene.edit(|image| image.spec.suspend = true);
+    let delete = scene.plan().tasks[0].clone();
+    scene.fail(&delete, Reason::ClusterError, "etcdserver: request timed out", true);
+    assert_eq!(scene.plan().wake_after, Some(SignedDuration::from_secs(7)));
+}
+
+#[test]
+fn a_secret_that_cannot_be_merged_is_said_and_merged_again_in_time() {
+    let mut scene = Scene::new(json!({
+        "platforms": [{"platform": "linux/amd64"}],
+        "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}},
+        "registrySecrets": [{"name": "a"}, {"name": "b"}],
+    }));
+    let plan = scene.run();
+    let merge = plan.tasks.iter().find(|task| matches!(task, Task::MergeSecrets { .. })).expect("a merge");
+    scene.fail(merge, Reason::ClusterError, "secrets is forbidden", false);
+    assert_eq!(scene.plan().wake_after, Some(SignedDuration::from_secs(7)));
+    assert_eq!(scene.message(), "linux/amd64: ClusterError: secrets is forbidden");
 }
 
 #[test]
