@@ -149,7 +149,8 @@ install_crd() {
 start_operator() {
   local arguments=(operator --namespace "$NAMESPACE" --builder-image "$BUILDER")
   [[ -z $PLAIN_HTTP ]] || arguments+=(--plain-http "$REGISTRY_HOST")
-  command_line "multiarch ${arguments[*]}"
+  command_line "multiarch ${arguments[*]:0:3} \\"
+  dim "    ${arguments[*]:3}"
   NO_COLOR=1 RUST_LOG=${RUST_LOG:-info,multiarch=debug} background target/release/multiarch "${arguments[@]}" >>"$LOGS/operator.log" 2>&1
   OPERATOR=$CHILD
   sleep 0.3

@@ -59,7 +59,8 @@ prove_index() {
 
 # An object for a pod that runs one platform by its own digest, on a node of that platform.
 proof_pod() {
-  local name=$1 image=$2 platform=$3
+  local name=$1 image=$2 platform=$3 secrets='[]'
+  if [[ -n ${DEMO_DOCKER_CONFIG:-} ]]; then secrets='[{name: registry}]'; fi
   cat <<YAML
 ---
 apiVersion: v1
@@ -70,7 +71,7 @@ spec:
   terminationGracePeriodSeconds: 0
   automountServiceAccountToken: false
   nodeSelector: {kubernetes.io/os: "${platform%%/*}", kubernetes.io/arch: "$(cut -d / -f 2 <<<"$platform")"}
-  ${DEMO_DOCKER_CONFIG:+imagePullSecrets: [{name: registry}]}
+  imagePullSecrets: $secrets
   containers: [{name: run, image: "$image"}]
 YAML
 }

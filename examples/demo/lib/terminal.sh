@@ -129,5 +129,5 @@ follow() {
 }
 
 # Hints: what a log's end says of how far its command is.
-hint_cargo() { tail -c 2000 "$1" | tr '\r' '\n' | sed -n 's/^ *Building \[[^]]*\] *\([0-9]*\/[0-9]*\): */\1 crates: /p; s/^ *\(Downloa[a-z]* .*\|Updating .*\)/\1/p' | tail -n 1; }
+hint_cargo() { tail -c 2000 "$1" | tr '\r' '\n' | sed -n 's/^ *Building \[[^]]*\] *\([0-9]*\/[0-9]*\): */\1 crates: /p; s/^ *\(Downloa[a-z]* .*\|Updating .*\|Blocking .*\)/\1/p' | tail -n 1; }
 hint_last_line() { tail -c 500 "$1" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1; }

@@ -94,6 +94,11 @@ watch_image() {
   done
   close_watch
   TOOK=$((NOW - began))
+  if [[ $TTY == 0 ]]; then
+    duration "$TOOK"
+    shorten "$MESSAGE"
+    printf '  %7s  %-13s Ready=%s %s: %s\n' "$DURATION" "$COUNT ready" "$READY" "$REASON" "$SHORT"
+  fi
   return "$outcome"
 }
 
@@ -154,16 +159,19 @@ draw() {
     shorten "${MESSAGES[i]}"
     text=$SHORT
     [[ ${REASONS[i]} == "${PHASES[i]}" || ${PHASES[i]} == Ready ]] || text="${REASONS[i]}: $text"
+    # The Job's name stands at the end, and goes first where there is no room.
+    if ((${#text} > width)); then text=${text% (job/*}; fi
     if ((${#text} > width)); then text="${text:0:width-1}…"; fi
-    printf -v line '  %-14s %s%s %-10s%s %-12s %7s  %s%s%s' "$name" "$colour" "$mark" "${PHASES[i]}" "$PLAIN" "${NODES_OF[i]:-·}" "$DURATION" "$DIM" "$text" "$PLAIN"
+    printf -v line '  %-14s %s%s %-10s%s %-12s %7s  %s%s%s' "$name" "$colour" "$mark" "${PHASES[i]}" "$PLAIN" "${NODES_OF[i]:--}" "$DURATION" "$DIM" "$text" "$PLAIN"
     lines+=("$line")
   done
   case $READY in True) colour=$GREEN ;; False) colour=$RED ;; *) colour=$YELLOW ;; esac
   shorten "$MESSAGE"
   width=$((COLUMNS_NOW - 44))
   text=$SHORT
+  if ((${#text} > width)); then text=${text% (job/*}; fi
   if ((width > 10 && ${#text} > width)); then text="${text:0:width-1}…"; fi
-  printf -v line '  %s%-14s%s %sReady=%s%s %s %s%s%s' "$BOLD" "${COUNT:-·} ready" "$PLAIN" "$colour" "${READY:-·}" "$PLAIN" "$REASON" "$DIM" "$text" "$PLAIN"
+  printf -v line '  %s%-14s%s %sReady=%s%s %s %s%s%s' "$BOLD" "${COUNT:--} ready" "$PLAIN" "$colour" "${READY:--}" "$PLAIN" "$REASON" "$DIM" "$text" "$PLAIN"
   lines+=("$line")
   ((drawn == 0)) || printf '\e[%dA' "$drawn"
   printf '\r\e[K%s\n' "${lines[@]}"
