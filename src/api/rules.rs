@@ -31,7 +31,9 @@ const OPERATING_SYSTEMS_MEANT: &[(&str, &str)] =
 fn did_you_mean(what: &str, meant: &[(&str, &str)], known: &str) -> Message {
     let choices: String = meant
         .iter()
-        .map(|(pattern, name)| format!("self.lowerAscii().matches('{pattern}') ? '; did you mean {name}?' : "))
+        .map(|(pattern, name)| {
+            format!("self.lowerAscii().matches('{pattern}') ? '; did you mean {name}?' : ")
+        })
         .collect();
     Message::Expression(format!("'unknown {what} in ' + self + ({choices}'; known: {known}')"))
 }

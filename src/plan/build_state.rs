@@ -21,6 +21,8 @@ pub(super) enum BuildState {
     Foreign(String),
     /// The Job is being deleted; another of its name can be made when it is gone.
     Leaving,
+    /// Its pod is on the way to running, as every pod is for a moment.
+    Starting { reason: Reason, message: String },
     /// Something outside the build stands in its way.
     Waiting { reason: Reason, message: String },
     /// The build's container is running.
@@ -126,7 +128,7 @@ impl<'a> Build<'a> {
 
     fn running(&self, nodes: &[(String, String)]) -> BuildState {
         let Some(pod) = self.latest_pod() else {
-            return BuildState::Waiting {
+            return BuildState::Starting {
                 reason: Reason::Pending,
                 message: "its pod is being created".to_owned(),
             };
@@ -163,7 +165,7 @@ fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
             Some(node) => format!("starting on {node}"),
             None => "waiting for a node".to_owned(),
         };
-        return BuildState::Waiting { reason: Reason::ContainerStarting, message };
+        return BuildState::Starting { reason: Reason::ContainerStarting, message };
     };
     let message = message.clone().unwrap_or_else(|| reason.to_owned());
     match reason {
@@ -173,7 +175,7 @@ fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
                 message: format!("the builder's image cannot be pulled: {message}"),
             }
         }
-        "ContainerCreating" | "PodInitializing" => BuildState::Waiting {
+        "ContainerCreating" | "PodInitializing" => BuildState::Starting {
             reason: Reason::ContainerStarting,
             message: format!("starting on {}", node(pod).unwrap_or("a node")),
         },

@@ -20,7 +20,11 @@ pub(super) fn step(
         Some(Ok(pinned)) => pinned,
         Some(Err(failure)) => return step.failed(failure),
         None => {
-            return step.at(Phase::Resolving, Reason::Resolving, format!("looking up {}", context.looking_up));
+            return step.at(
+                Phase::Resolving,
+                Reason::Resolving,
+                format!("looking up {}", context.looking_up),
+            );
         }
     };
     let metadata = &planner.image.metadata;
@@ -83,6 +87,9 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
         }
         BuildState::Leaving => {
             step.at(Phase::Pending, Reason::Pending, format!("an earlier job/{name} is being removed"))
+        }
+        BuildState::Starting { reason, message } => {
+            step.at(Phase::Pending, reason, format!("{message} (job/{name})"))
         }
         BuildState::Waiting { reason, message } => {
             step.at(Phase::Waiting, reason, format!("{message} (job/{name})"))

@@ -50,18 +50,13 @@ fn platform_note(before: Option<&PlatformStatus>, after: &PlatformStatus) -> Opt
     let message = format!("{}: {}", after.platform, after.message.as_deref().unwrap_or_default());
     match after.phase {
         Phase::Failed => Some(note(true, &reason, action("Prepare"), message)),
-        Phase::Waiting if !is_usual(&reason) => Some(note(true, &reason, action("Prepare"), message)),
+        Phase::Waiting => Some(note(true, &reason, action("Prepare"), message)),
         Phase::Building => Some(note(false, &reason, action("Build"), message)),
         Phase::Ready if before.is_none_or(|before| before.digest != after.digest || after.job.is_some()) => {
             Some(note(false, &reason, action("Verify"), message))
         }
         _ => None,
     }
-}
-
-/// Every pod waits a moment before it starts.
-fn is_usual(reason: &str) -> bool {
-    matches!(reason, "Pending" | "ContainerStarting")
 }
 
 fn note(warning: bool, reason: &str, action: String, message: String) -> Note {
