@@ -12,10 +12,11 @@
 # DEMO_CONTEXT=<name>    that cluster instead of the rig. It needs
 #   DEMO_REGISTRY=<host/path>       where the cluster and this machine can push; and perhaps
 #   DEMO_DOCKER_CONFIG=<file>       credentials for it, a docker config.json
-#   DEMO_PLAIN_HTTP=1               it speaks plain HTTP
+#   DEMO_PLAIN_HTTP=1               it speaks plain HTTP (or, where others do as well, all of them: host:port,host:port)
 #   DEMO_PLATFORMS="linux/amd64 …"  the platforms to build; those of the nodes unless given
 #   DEMO_GIT=<url>[#ref]            builds this repository instead of examples/demo/app
-#   DEMO_NAMESPACE, DEMO_BUILDER_IMAGE, DEMO_BASE, DEMO_PREPARE, DEMO_IMAGE   see lib/cluster.sh
+#   DEMO_NAMESPACE=multiarch-demo   made for the demo, and deleted after it
+#   DEMO_BUILDER_IMAGE, DEMO_BASE, DEMO_PREPARE, DEMO_IMAGE   other images than BuildKit, Alpine and busybox
 set -Eeuo pipefail
 
 if ((BASH_VERSINFO[0] < 5)); then
@@ -99,6 +100,7 @@ apply_sample() {
 
 prepare_machine() {
   heading "Compile"
+  if [[ -n $CONTEXT ]]; then check_context; fi
   find_compilers
   if [[ -z $CONTEXT ]]; then
     build_devcluster
@@ -128,7 +130,7 @@ main_sample() {
   local sample=hello status=0
   if [[ $TIER == control-plane ]]; then
     heading "One image, three platforms, all of them from existing images"
-    note "There are no nodes here (the reason stands above), so nothing can be built: a build would stay Waiting."
+    note "There are no nodes here, so nothing can be built: a build would stay Waiting, as the last sample shows."
     note "On Linux, as root, make demo builds as well. On a cluster of yours: make demo DEMO_CONTEXT=<kubectl context>"
     echo
     sample=sources
@@ -189,6 +191,9 @@ add_node() {
     fail "The rig cannot add a node for $1." "Its logs: $RIG/logs"
   }
 }
+
+# Whether there are nodes of both architectures that the failing sample is for.
+fails_here() { [[ $TIER == nodes && $(node_platforms | grep -cx 'linux/a[mr][dm]64') == 2 ]]; }
 
 failing_sample() {
   local i
@@ -294,9 +299,7 @@ start_cluster
 main_sample
 proof
 if [[ -z ${DEMO_SHORT:-} ]]; then
-  if [[ $TIER == nodes ]]; then
-    if [[ -z $CONTEXT || $(node_platforms | grep -cx 'linux/a[mr][dm]64') == 2 ]]; then failing_sample; else STEPS=5; fi
-  fi
+  if fails_here; then failing_sample; else STEPS=5; fi
   waiting_sample
 fi
 summary

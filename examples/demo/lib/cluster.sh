@@ -95,12 +95,13 @@ push_app() {
 }
 
 # A cluster that is there already. Nothing of the person's kubeconfig is changed.
-use_context() {
+check_context() {
   command -v kubectl >/dev/null || fail "kubectl is missing, and DEMO_CONTEXT wants a cluster that it reaches." "https://kubernetes.io/docs/tasks/tools/"
   [[ -n ${DEMO_REGISTRY:-} ]] || fail "DEMO_CONTEXT needs DEMO_REGISTRY=<host/path> as well: where the images go." \
     "The cluster's nodes pull from it, its build pods and this machine push to it." \
     "DEMO_DOCKER_CONFIG=<config.json> gives the credentials, DEMO_PLAIN_HTTP=1 says that it speaks plain HTTP."
   [[ $DEMO_REGISTRY == */* ]] || fail "DEMO_REGISTRY=$DEMO_REGISTRY has no path: write host/path, for example registry.example.com/demo."
+  [[ -z ${DEMO_DOCKER_CONFIG:-} || -r $DEMO_DOCKER_CONFIG ]] || fail "DEMO_DOCKER_CONFIG=$DEMO_DOCKER_CONFIG cannot be read."
   (umask 077 && kubectl config view --raw --minify --flatten --context "$CONTEXT" >"$WORK/kubeconfig" 2>"$LOGS/context.log") || {
     show_end "$LOGS/context.log"
     fail "kubectl has no context named $CONTEXT." "There are:  $(kubectl config get-contexts -o name | paste -sd ' ' -)"
@@ -110,6 +111,9 @@ use_context() {
     show_end "$LOGS/context.log"
     fail "The cluster behind the context $CONTEXT does not answer."
   }
+}
+
+use_context() {
   KUBECTL=(kubectl -n "$NAMESPACE")
   REGISTRY=$DEMO_REGISTRY REGISTRY_HOST=${DEMO_REGISTRY%%/*} PLAIN_HTTP=${DEMO_PLAIN_HTTP:-}
   BUILDER=${DEMO_BUILDER_IMAGE:-moby/buildkit:v0.33.0-rootless}
@@ -148,7 +152,11 @@ install_crd() {
 
 start_operator() {
   local arguments=(operator --namespace "$NAMESPACE" --builder-image "$BUILDER")
-  [[ -z $PLAIN_HTTP ]] || arguments+=(--plain-http "$REGISTRY_HOST")
+  case $PLAIN_HTTP in
+    '') ;;
+    1) arguments+=(--plain-http "$REGISTRY_HOST") ;;
+    *) arguments+=(--plain-http "$PLAIN_HTTP") ;;
+  esac
   command_line "multiarch ${arguments[*]:0:3} \\"
   dim "    ${arguments[*]:3}"
   NO_COLOR=1 RUST_LOG=${RUST_LOG:-info,multiarch=debug} background target/release/multiarch "${arguments[@]}" >>"$LOGS/operator.log" 2>&1
@@ -182,8 +190,8 @@ take_down() {
   CHILDREN=()
   if [[ -n $CONTEXT ]]; then
     # Deleting the namespace deletes the builds and the images' resources; what was pushed stays in the registry.
-    [[ $NAMESPACE_IS_OURS == 0 ]] || "${KUBECTL[@]}" delete namespace "$NAMESPACE" --ignore-not-found --timeout=90s >/dev/null || note "namespace $NAMESPACE is still there; kubectl delete namespace $NAMESPACE"
-    [[ $CRD_IS_OURS == 0 ]] || "${KUBECTL[@]}" delete crd multiarchimages.multiarch.dev --ignore-not-found --timeout=60s >/dev/null || note "the CRD multiarchimages.multiarch.dev is still there"
+    [[ $NAMESPACE_IS_OURS == 0 ]] || kubectl delete namespace "$NAMESPACE" --ignore-not-found --timeout=90s >/dev/null || note "namespace $NAMESPACE is still there; kubectl delete namespace $NAMESPACE"
+    [[ $CRD_IS_OURS == 0 ]] || kubectl delete crd multiarchimages.multiarch.dev --ignore-not-found --timeout=60s >/dev/null || note "the CRD multiarchimages.multiarch.dev is still there"
     rm -f "$WORK/kubeconfig"
   elif [[ $RIG_UP == 1 ]]; then
     "$DEVCLUSTER" down --dir "$RIG" >"$LOGS/down.log" 2>&1 || {

@@ -182,7 +182,7 @@ draw() {
 
 operator_died() {
   local status=0
-  wait "$OPERATOR" || status=$?
+  { wait "$OPERATOR" || status=$?; } 2>/dev/null
   OPERATOR=''
   show_end "$LOGS/operator.log"
   fail "The operator has ended (exit status $status)." "Its whole log: $LOGS/operator.log"
