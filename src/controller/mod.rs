@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -39,6 +40,9 @@ const CONCURRENCY: u16 = 32;
 /// Tasks at once over all images: each is a few requests or one copy.
 const TASK_LIMIT: usize = 64;
 
+/// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
 /// What an operator works with.
 pub struct Settings {
     /// The only namespace to look at; all of them when absent.
@@ -60,7 +64,12 @@ struct Context {
     performer: Performer,
     builder: BuilderSettings,
     failures: Mutex<HashMap<ObjectRef<MultiArchImage>, u32>>,
+    watches_ready: Ready,
 }
+
+/// Done when Jobs, pods and nodes have been listed once. Shared, because a store wakes only one of those who wait
+/// for it.
+type Ready = Shared<BoxFuture<'static, Result<(), ()>>>;
 
 /// Why a reconciliation failed; it is tried again with backoff.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +108,9 @@ pub async fn run(
             .reflect(node_writer)
             .touched_objects();
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: None });
+    let watches_ready = all_ready(job_store.clone(), pod_store.clone(), node_store.clone());
     let context = Arc::new(Context {
+        watches_ready,
         statuses: Statuses::new(client.clone(), recorder),
         performer: Performer {
             cluster: client,
@@ -115,7 +126,9 @@ pub async fn run(
         builder: settings.builder,
         failures: Mutex::default(),
     });
-    Controller::for_stream(image_changes, image_store)
+    let shutdown = shutdown.shared();
+    let deadline = shutdown.clone().then(|()| tokio::time::sleep(SHUTDOWN_GRACE));
+    let controller = Controller::for_stream(image_changes, image_store)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .watches_stream(job_changes, |job| image_of(&job))
         .watches_stream(pod_changes, |pod| image_of(&pod))
@@ -127,16 +140,25 @@ pub async fn run(
             if let Err(error) = result {
                 tracing::debug!(%error, "reconciliation");
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = controller => {}
+        () = deadline => tracing::warn!("a reconciliation did not end in time and is abandoned"),
+    }
     Ok(())
+}
+
+fn all_ready(jobs: Store<Job>, pods: Store<Pod>, nodes: Store<PartialObjectMeta<Node>>) -> Ready {
+    let ready = async move {
+        let stores = (jobs.wait_until_ready(), pods.wait_until_ready(), nodes.wait_until_ready());
+        futures::try_join!(stores.0, stores.1, stores.2).map(|_| ()).map_err(|_| ())
+    };
+    ready.boxed().shared()
 }
 
 async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<Action, Error> {
     let object = ObjectRef::from_obj(&*image);
-    let stores =
-        (context.jobs.wait_until_ready(), context.pods.wait_until_ready(), context.nodes.wait_until_ready());
-    tokio::try_join!(stores.0, stores.1, stores.2).map_err(|_| Error::Stopping)?;
+    context.watches_ready.clone().await.map_err(|()| Error::Stopping)?;
     if image.is_deleted() {
         // Jobs and pods go with their owner.
         context.forget(&object);

@@ -65,6 +65,12 @@ pub enum AssembleError {
         /// The platform.
         String,
     ),
+    /// It cannot be written down.
+    #[error("the index cannot be written as JSON: {0}")]
+    Json(
+        /// Why.
+        String,
+    ),
     /// No registry takes it.
     #[error("the index has {0} bytes; registries take no more than {LARGEST_MANIFEST}")]
     TooLarge(
@@ -104,8 +110,7 @@ impl AssembledIndex {
             _ => MediaType::OCI_INDEX,
         };
         let index = Published { schema_version: 2, media_type: &media_type, manifests: entries, annotations };
-        // Only maps with keys that are no text can fail, and there are none.
-        let bytes = serde_json::to_vec(&index).unwrap_or_default();
+        let bytes = serde_json::to_vec(&index).map_err(|error| AssembleError::Json(error.to_string()))?;
         if bytes.len() as u64 > LARGEST_MANIFEST {
             return Err(AssembleError::TooLarge(bytes.len()));
         }
@@ -203,11 +208,23 @@ mod tests {
         let expected = concat!(
             r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#,
             r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","#,
-            r#""digest":"sha256:c36bccd16f6e752ed92aa967f77640dfa7a1a97b0c61abde0d8dbc7d38ae91f2","size":7,"#,
+            r#""digest":"sha256:5861314d7fccb39c2192173240eab44fa35ca66426201ca2acd0630a6258dd51","size":7,"#,
             r#""platform":{"architecture":"amd64","os":"linux"}},"#,
+            r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","#,
+            r#""digest":"sha256:b23a6a8439c0dde5515893e7c90c1e3233b8616e634470f20dc4928bcf3609bc","size":7,"#,
+            r#""annotations":{"vnd.docker.reference.digest":"sha256:5861314d7fccb39c2192173240eab44fa35ca66426201ca2acd0630a6258dd51","#,
+            r#""vnd.docker.reference.type":"attestation-manifest"},"#,
+            r#""platform":{"architecture":"unknown","os":"unknown"}},"#,
+            r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json","#,
+            r#""digest":"sha256:ddf7ff5ebd9d66ce161466c1c0262430fa04de32b0e420ee3f489e2e2112e386","size":7,"#,
+            r#""platform":{"architecture":"arm","os":"linux","variant":"v7"}}],"#,
+            r#""annotations":{"org.opencontainers.image.source":"https://example.com"}}"#,
         );
-        assert!(std::str::from_utf8(&index.bytes).unwrap().starts_with(expected), "{:?}", index.bytes);
-        assert_eq!(index.descriptor.digest.as_str(), "sha256:");
+        assert_eq!(std::str::from_utf8(&index.bytes).unwrap(), expected);
+        assert_eq!(
+            index.descriptor.digest.as_str(),
+            "sha256:7f7d254578f76cb9904a933426a4ddebded7c1126802e2ef7870e3ce80057895"
+        );
         assert_eq!(index.descriptor.size, index.bytes.len() as u64);
     }
 

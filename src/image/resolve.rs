@@ -65,7 +65,7 @@ pub enum ResolveError {
     #[error("{reference}: no image for {platform}; the index has {}", listed(available))]
     NoSuchPlatform {
         /// The index.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The platform that was looked for.
         platform: Platform,
         /// The platforms it has.
@@ -75,7 +75,7 @@ pub enum ResolveError {
     #[error("{reference}: {} images for {platform}: {}; name one of them by its digest", candidates.len(), candidates.join(", "))]
     Ambiguous {
         /// The index.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The platform that was looked for.
         platform: Platform,
         /// Each with its platform and digest.
@@ -85,11 +85,11 @@ pub enum ResolveError {
     #[error("{reference}: the image is for {found}, not for {declared} (its config {config} says so)")]
     PlatformMismatch {
         /// The image.
-        reference: Reference,
+        reference: Box<Reference>,
         /// The platform it should have.
-        declared: Platform,
+        declared: Box<Platform>,
         /// The platform that it has.
-        found: Platform,
+        found: Box<Platform>,
         /// The digest of the config.
         config: String,
     },
@@ -97,7 +97,7 @@ pub enum ResolveError {
     #[error("{reference}: not an image that runs anywhere: {reason}")]
     NotAnImage {
         /// The manifest.
-        reference: Reference,
+        reference: Box<Reference>,
         /// What it is.
         reason: String,
     },
@@ -190,12 +190,12 @@ fn pick(
     match matching[..] {
         [entry] => Ok(entry.clone()),
         [] => Err(ResolveError::NoSuchPlatform {
-            reference: reference.clone(),
+            reference: Box::new(reference.clone()),
             platform: platform.clone(),
             available: images().map(Descriptor::platform_in_words).collect(),
         }),
         _ => Err(ResolveError::Ambiguous {
-            reference: reference.clone(),
+            reference: Box::new(reference.clone()),
             platform: platform.clone(),
             candidates: matching
                 .iter()
@@ -270,15 +270,21 @@ fn check_platform(
         )]);
     }
     let mismatch = ResolveError::PlatformMismatch {
-        reference: reference.clone(),
-        declared: declared.clone(),
-        found,
+        reference: Box::new(reference.clone()),
+        declared: Box::new(declared.clone()),
+        found: Box::new(found),
         config: digest.clone(),
     };
     if check == PlatformCheck::Warn { Ok(vec![mismatch.to_string()]) } else { Err(mismatch) }
 }
 
+/// The declared platform, its variant in the spelling of the image's own config: verifiers such as crane take `arm64`
+/// in the index and `arm64/v8` in the config for two platforms.
 fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageConfig) -> DescriptorPlatform {
+    let own = Some(config.variant.as_str()).filter(|variant| {
+        !variant.is_empty()
+            && Platform::normalised(declared.os(), declared.architecture(), Some(variant)) == *declared
+    });
     let written = entry.platform.clone().unwrap_or_default();
     let from_config = Some(config.os_version.clone()).filter(|version| !version.is_empty());
     let os_features = if written.os_features.is_empty() { &config.os_features } else { &written.os_features };
@@ -287,12 +293,12 @@ fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageCon
         os: declared.os().to_owned(),
         os_version: written.os_version.clone().or(from_config),
         os_features: os_features.clone(),
-        variant: declared.variant().map(str::to_owned),
+        variant: own.or(declared.variant()).map(str::to_owned),
     }
 }
 
 fn not_an_image(reference: &Reference, reason: String) -> ResolveError {
-    ResolveError::NotAnImage { reference: reference.clone(), reason }
+    ResolveError::NotAnImage { reference: Box::new(reference.clone()), reason }
 }
 
 #[cfg(test)]

@@ -128,4 +128,9 @@ fn the_published_platform_is_the_declared_one_with_the_versions_of_the_source() 
     let spelt = entry("arm64", Some(("linux", "arm64", Some("v8"))));
     let published = published_platform(&platform("linux/arm64"), &spelt, &ImageConfig::default());
     assert_eq!(published.variant, None);
+
+    let v8: ImageConfig =
+        serde_json::from_str(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#).unwrap();
+    let published = published_platform(&platform("linux/arm64"), &spelt, &v8);
+    assert_eq!(published.variant.as_deref(), Some("v8"), "as the config spells it");
 }

@@ -143,9 +143,11 @@ impl Session {
             Some(location) => location,
             None => self.open_upload(target, &blob.digest).await?,
         };
-        let verifier = Verifier::new(&get.operation, content, blob);
+        let verifier = Verifier::new(self.client(), &get.operation, content, blob);
         let verdict = verifier.verdict();
-        let result = self.put_blob(target, blob, &location, Body::wrap_stream(verifier.into_stream())).await;
+        let progress = verifier.progress();
+        let body = Mutex::new(Some(Body::wrap_stream(verifier.into_stream())));
+        let result = self.put_blob(target, blob, &location, Content::Stream { body, progress }).await;
         match verdict.take().map_or(result, Err) {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -169,13 +171,12 @@ impl Session {
         target: &Repository,
         blob: &Descriptor,
         location: &Url,
-        body: Body,
+        content: Content,
     ) -> Result<(), Error> {
         let operation = Operation::new(blob_name(target, &blob.digest), "uploading the blob");
         let mut url = location.clone();
         // Appended, as what is in the query already is the registry's own and may be signed.
         url.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-        let content = Content::Stream(Mutex::new(Some(body)));
         let scopes = Scopes::push(target);
         let mut request = write_request(operation, target, Method::PUT, url, content, scopes);
         request.headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.size));

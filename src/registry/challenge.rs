@@ -14,14 +14,24 @@ pub(crate) enum Challenge {
 impl Challenge {
     /// The best of the challenges in `headers` that we can answer: a token rather than a password.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let offers: Vec<Offer> = values.flat_map(parse).collect();
+        let offers = offers(headers);
         let bearer = offers.iter().find_map(|offer| {
             let realm = offer.is("bearer").then(|| offer.parameter("realm"))??;
             Some(Self::Bearer { realm, service: offer.parameter("service"), scope: offer.parameter("scope") })
         });
         bearer.or_else(|| offers.iter().any(|offer| offer.is("basic")).then_some(Self::Basic))
     }
+
+    /// Whether the token was good and only did not allow this: RFC 6750, section 3.1.
+    pub(crate) fn is_insufficient_scope(headers: &HeaderMap) -> bool {
+        offers(headers)
+            .iter()
+            .any(|offer| offer.parameter("error").is_some_and(|error| error == "insufficient_scope"))
+    }
+}
+
+fn offers(headers: &HeaderMap) -> Vec<Offer> {
+    headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).flat_map(parse).collect()
 }
 
 /// One challenge of RFC 7235, section 2.1.

@@ -133,7 +133,16 @@ impl Operation {
 
     /// A request that got no answer, or whose answer broke off.
     pub(crate) fn no_answer(&self, host: &str, error: &reqwest::Error) -> Error {
-        let mut failure = self.error(Kind::Unavailable, leaf_cause(error));
+        self.unreachable(host, &leaf_cause(error))
+    }
+
+    /// A request or an answer that stands still.
+    pub(crate) fn silence(&self, host: &str) -> Error {
+        self.unreachable(host, "no answer in time")
+    }
+
+    fn unreachable(&self, host: &str, cause: &str) -> Error {
+        let mut failure = self.error(Kind::Unavailable, cause);
         failure.0.answer = Some(format!("at {host}"));
         failure
     }
@@ -213,7 +222,7 @@ fn leaf_cause(error: &reqwest::Error) -> String {
         return "the host name does not resolve".to_owned();
     }
     if error.is_timeout() {
-        return if error.is_connect() { "connecting timed out" } else { "no answer in time" }.to_owned();
+        return "connecting timed out".to_owned();
     }
     let leaf = chain.last().map(|cause| cause.to_string()).unwrap_or_default();
     let leaf = leaf.split(" (os error").next().unwrap_or_default();

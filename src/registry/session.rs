@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, Response, StatusCode, Url};
+use tokio::sync::Notify;
 
 use super::challenge::Challenge;
 use super::credentials::{Credential, Keyring};
@@ -16,7 +17,7 @@ use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
 use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
-use super::transport::{Client, Message, SMALL_ANSWER, read, refusal};
+use super::transport::{Client, Message, SMALL_ANSWER};
 
 /// Speaks to registries with the credentials of one keyring. Make a new one when a Secret has changed.
 pub struct Session {
@@ -42,19 +43,30 @@ pub(crate) enum Content {
     Empty,
     Bytes(Bytes),
     /// Can be sent once; whoever made the stream starts over.
-    Stream(Mutex<Option<Body>>),
+    Stream {
+        body: Mutex<Option<Body>>,
+        /// Told of every piece that is taken.
+        progress: Arc<Notify>,
+    },
 }
 
 impl Content {
     fn is_repeatable(&self) -> bool {
-        !matches!(self, Self::Stream(_))
+        !matches!(self, Self::Stream { .. })
     }
 
     fn take(&self) -> Option<Body> {
         match self {
             Self::Empty => None,
             Self::Bytes(bytes) => Some(bytes.clone().into()),
-            Self::Stream(body) => body.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Self::Stream { body, .. } => body.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
+    }
+
+    fn progress(&self) -> Option<Arc<Notify>> {
+        match self {
+            Self::Stream { progress, .. } => Some(progress.clone()),
+            _ => None,
         }
     }
 }
@@ -96,7 +108,7 @@ impl Session {
         let attempt = || async {
             let response = self.attempt(request).await?;
             let headers = response.headers().clone();
-            Ok((headers, read(&request.operation, response, limit).await?))
+            Ok((headers, self.client.read(&request.operation, response, limit).await?))
         };
         self.client.retry().run(attempt).await
     }
@@ -147,7 +159,7 @@ impl Session {
         };
         let response = self.send_as(request, authorization.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != registry {
-            return success(&request.operation, response).await;
+            return self.client.success(&request.operation, response).await;
         }
         if let Some((key, token)) =
             authorization.as_ref().and_then(|authorization| authorization.token.as_ref())
@@ -155,25 +167,25 @@ impl Session {
             self.client.tokens().forget(key, token).await;
         }
         let Some(challenge) = Challenge::from_headers(response.headers()) else {
-            return success(&request.operation, response).await;
+            return self.client.success(&request.operation, response).await;
         };
         self.client.remember(host, challenge.clone());
         if !request.content.is_repeatable() {
             // The next attempt, with a stream of its own, gets a new token.
-            return Err(refusal(&request.operation, response).await.worth_retrying());
+            return Err(self.client.refusal(&request.operation, response).await.worth_retrying());
         }
-        let used_token = authorization.as_ref().is_some_and(|authorization| authorization.token.is_some());
-        match self.authorize(request, credential, &challenge).await? {
-            Some(renewed) if used_token || authorization.is_none() => {
-                success(&request.operation, self.send_as(request, Some(&renewed)).await?).await
-            }
-            Some(_) => success(&request.operation, response).await,
-            None => {
-                let cause =
-                    format!("authentication required, and no credential matches {}", request.repository);
-                Err(request.operation.error(Kind::Unauthorized, cause))
-            }
+        // A password that was refused will be refused again; a token may only have ended.
+        if authorization.is_some_and(|authorization| authorization.token.is_none()) {
+            return self.client.success(&request.operation, response).await;
         }
+        let Some(renewed) = self.authorize(request, credential, &challenge).await? else {
+            return Err(no_credential(request));
+        };
+        let response = self.send_as(request, Some(&renewed)).await?;
+        if credential.is_none() && response.status() == StatusCode::UNAUTHORIZED {
+            return Err(no_credential(request));
+        }
+        self.client.success(&request.operation, response).await
     }
 
     async fn send_as(
@@ -187,6 +199,7 @@ impl Session {
             headers: request.headers.clone(),
             authorization: authorization.map(|authorization| authorization.header.clone()),
             body: request.content.take(),
+            progress: request.content.progress(),
         };
         self.client.send(&request.operation, message).await
     }
@@ -253,7 +266,10 @@ impl Session {
             }
             _ => self.ask(&operation, &realm, key, None).await?,
         };
-        let body = read(&operation, success(&operation, response).await?, SMALL_ANSWER).await?;
+        let body = self
+            .client
+            .read(&operation, self.client.success(&operation, response).await?, SMALL_ANSWER)
+            .await?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
         answer
             .and_then(|answer| answer.into_token(asked))
@@ -274,7 +290,8 @@ impl Session {
             query.extend_pairs(key.scopes.texts().map(|scope| ("scope", scope)));
         }
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        let message = Message { method: Method::GET, url, headers, authorization, body: None };
+        let message =
+            Message { method: Method::GET, url, headers, authorization, body: None, progress: None };
         self.client.send(operation, message).await
     }
 
@@ -306,14 +323,15 @@ impl Session {
             headers,
             authorization: None,
             body: Some(form.into()),
+            progress: None,
         };
         self.client.send(operation, message).await
     }
 }
 
-/// The answer if it is a success, else what the registry has to say about it.
-async fn success(operation: &Operation, response: Response) -> Result<Response, Error> {
-    if response.status().is_success() { Ok(response) } else { Err(refusal(operation, response).await) }
+fn no_credential(request: &Request<'_>) -> Error {
+    let cause = format!("authentication required, and no credential matches {}", request.repository);
+    request.operation.error(Kind::Unauthorized, cause)
 }
 
 fn bearer(operation: &Operation, token: &str) -> Result<HeaderValue, Error> {

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WARNING};
-use reqwest::{Body, Method, Response, Url};
+use reqwest::{Body, Method, Response, StatusCode, Url};
+use tokio::sync::Notify;
 
 use super::challenge::Challenge;
 use super::credentials::Keyring;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// The longest time without a byte of an answer.
     pub read_timeout: Duration,
+    /// The longest time that an upload stands still, and that the registry then takes to store a blob.
+    pub upload_timeout: Duration,
     /// When requests are tried again.
     pub retry: Retry,
 }
@@ -50,6 +53,7 @@ impl Default for Settings {
             user_agent: concat!("multiarch-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
+            upload_timeout: Duration::from_secs(300),
             retry: Retry::default(),
         }
     }
@@ -62,6 +66,8 @@ pub struct Client(Arc<Shared>);
 struct Shared {
     http: reqwest::Client,
     plain_http: Vec<HostPattern>,
+    read_timeout: Duration,
+    upload_timeout: Duration,
     retry: Retry,
     tokens: TokenCache,
     challenges: Mutex<HashMap<String, Challenge>>,
@@ -76,6 +82,8 @@ pub(crate) struct Message {
     pub(crate) headers: HeaderMap,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) body: Option<Body>,
+    /// Told of every piece of a streamed body that is taken; none if the body is sent at once.
+    pub(crate) progress: Option<Arc<Notify>>,
 }
 
 impl Client {
@@ -89,8 +97,7 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .user_agent(&settings.user_agent)
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .read_timeout(settings.read_timeout);
+            .connect_timeout(settings.connect_timeout);
         for pem in &settings.root_certificates {
             let certificates = reqwest::Certificate::from_pem_bundle(pem);
             for certificate in certificates.map_err(|_| unusable("a root certificate"))? {
@@ -101,6 +108,8 @@ impl Client {
         Ok(Self(Arc::new(Shared {
             http,
             plain_http: settings.plain_http.iter().map(|pattern| HostPattern::new(pattern)).collect(),
+            read_timeout: settings.read_timeout,
+            upload_timeout: settings.upload_timeout,
             retry: settings.retry.clone(),
             tokens: TokenCache::default(),
             challenges: Mutex::default(),
@@ -151,7 +160,9 @@ impl Client {
 
     /// Sends a message. `GET` and `HEAD` follow redirects, to another origin without authorisation.
     pub(crate) async fn send(&self, operation: &Operation, message: Message) -> Result<Response, Error> {
-        let Message { method, mut url, headers, mut authorization, mut body } = message;
+        let Message { method, mut url, headers, mut authorization, mut body, progress } = message;
+        let limit = if progress.is_some() { self.0.upload_timeout } else { self.0.read_timeout };
+        let progress = progress.unwrap_or_default();
         for _ in 0..=MOST_REDIRECTS {
             let mut request = self.0.http.request(method.clone(), url.clone()).headers(headers.clone());
             if let Some(authorization) = &authorization {
@@ -161,8 +172,8 @@ impl Client {
                 request = request.body(body);
             }
             self.0.requests.fetch_add(1, Ordering::Relaxed);
-            let response =
-                request.send().await.map_err(|error| operation.no_answer(&authority(&url), &error))?;
+            let answer = moving(limit, &progress, request.send()).await;
+            let response = answered(operation, &url, answer)?;
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -198,6 +209,84 @@ impl Client {
         let cause = format!("{} leads to {}, which is not https", authority(from), authority(target));
         Err(operation.error(Kind::Unsupported, cause))
     }
+
+    /// The next piece of a body.
+    pub(crate) async fn chunk(
+        &self,
+        operation: &Operation,
+        response: &mut Response,
+    ) -> Result<Option<Bytes>, Error> {
+        let url = response.url().clone();
+        let chunk = tokio::time::timeout(self.0.read_timeout, response.chunk()).await;
+        answered(operation, &url, chunk.ok())
+    }
+
+    /// The whole body, if it is not longer than `limit` bytes.
+    pub(crate) async fn read(
+        &self,
+        operation: &Operation,
+        mut response: Response,
+        limit: u64,
+    ) -> Result<Bytes, Error> {
+        let too_large =
+            || operation.error(Kind::TooLarge, format!("the answer is larger than {limit} bytes"));
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk(operation, &mut response).await? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The answer if it is a success, else what the registry has to say about it.
+    pub(crate) async fn success(&self, operation: &Operation, response: Response) -> Result<Response, Error> {
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refusal(operation, response).await)
+        }
+    }
+
+    /// The error of an answer that is no success.
+    pub(crate) async fn refusal(&self, operation: &Operation, response: Response) -> Error {
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let lacks_scope = Challenge::is_insufficient_scope(response.headers());
+        // What cannot be read of an error answer is not worth another error.
+        let body = self.read(operation, response, SMALL_ANSWER).await.unwrap_or_default();
+        match status {
+            // A good token that may not do this; 403 by another name.
+            StatusCode::UNAUTHORIZED if lacks_scope => {
+                operation.refused(StatusCode::FORBIDDEN, retry_after, &body)
+            }
+            _ => operation.refused(status, retry_after, &body),
+        }
+    }
+}
+
+/// Waits for `work`, or until `limit` has passed since it began or last made progress.
+async fn moving<T>(limit: Duration, progress: &Notify, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return Some(result),
+            () = progress.notified() => {}
+            () = tokio::time::sleep(limit) => return None,
+        }
+    }
+}
+
+fn answered<T>(operation: &Operation, url: &Url, answer: Option<reqwest::Result<T>>) -> Result<T, Error> {
+    match answer {
+        Some(answer) => answer.map_err(|error| operation.no_answer(&authority(url), &error)),
+        None => Err(operation.silence(&authority(url))),
+    }
 }
 
 /// `host[:port]` of an address, the port only if it is not the scheme's own.
@@ -206,32 +295,6 @@ pub(crate) fn authority(url: &Url) -> String {
         (host, Some(port)) => format!("{host}:{port}"),
         (host, None) => host.to_owned(),
     }
-}
-
-/// The error of an answer that is no success; reads what the registry has to say.
-pub(crate) async fn refusal(operation: &Operation, response: Response) -> Error {
-    let status = response.status();
-    let retry_after = retry_after(response.headers(), SystemTime::now());
-    // What cannot be read of an error answer is not worth another error.
-    let body = read(operation, response, SMALL_ANSWER).await.unwrap_or_default();
-    operation.refused(status, retry_after, &body)
-}
-
-/// The whole body, if it is not longer than `limit` bytes.
-pub(crate) async fn read(operation: &Operation, mut response: Response, limit: u64) -> Result<Bytes, Error> {
-    let too_large = || operation.error(Kind::TooLarge, format!("the answer is larger than {limit} bytes"));
-    if response.content_length().is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    let host = authority(response.url());
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| operation.no_answer(&host, &error))? {
-        if (body.len() + chunk.len()) as u64 > limit {
-            return Err(too_large());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
 }
 
 /// RFC 9110, section 10.2.3: seconds, or a date.
@@ -274,6 +337,22 @@ mod tests {
         assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(after("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
         assert_eq!(after("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn what_stands_still_is_given_up_and_what_moves_is_not() {
+        let progress = Notify::new();
+        assert_eq!(moving(Duration::ZERO, &progress, std::future::pending::<()>()).await, None);
+        let mut pieces = 3;
+        let work = std::future::poll_fn(|_| match pieces {
+            0 => std::task::Poll::Ready("done"),
+            _ => {
+                pieces -= 1;
+                progress.notify_one();
+                std::task::Poll::Pending
+            }
+        });
+        assert_eq!(moving(Duration::ZERO, &progress, work).await, Some("done"));
     }
 
     #[test]

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use reqwest::Response;
+use tokio::sync::Notify;
 
 use super::descriptor::Descriptor;
 use super::digest::{Digest, Hasher};
 use super::error::{Error, Kind, Operation};
-use super::transport::authority;
+use super::transport::Client;
 
 /// The body of an answer on its way to somewhere else.
 pub(crate) struct Verifier {
+    client: Client,
+    progress: Arc<Notify>,
     operation: Operation,
     source: Response,
     expected: Descriptor,
@@ -34,8 +37,15 @@ impl Verdict {
 }
 
 impl Verifier {
-    pub(crate) fn new(operation: &Operation, source: Response, expected: &Descriptor) -> Self {
+    pub(crate) fn new(
+        client: &Client,
+        operation: &Operation,
+        source: Response,
+        expected: &Descriptor,
+    ) -> Self {
         Self {
+            client: client.clone(),
+            progress: Arc::default(),
             operation: operation.clone(),
             source,
             expected: expected.clone(),
@@ -48,6 +58,11 @@ impl Verifier {
 
     pub(crate) fn verdict(&self) -> Verdict {
         self.verdict.clone()
+    }
+
+    /// Told of every piece that is taken.
+    pub(crate) fn progress(&self) -> Arc<Notify> {
+        self.progress.clone()
     }
 
     /// The bytes, or an error instead of the last of them: the receiver never has all of a wrong blob.
@@ -65,8 +80,8 @@ impl Verifier {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            let chunk = self.source.chunk().await;
-            match chunk.map_err(|error| self.operation.no_answer(&authority(self.source.url()), &error))? {
+            self.progress.notify_one();
+            match self.client.chunk(&self.operation, &mut self.source).await? {
                 Some(chunk) if chunk.is_empty() => continue,
                 Some(chunk) => {
                     self.admit(&chunk)?;

@@ -1,5 +1,7 @@
 //! Images made for tests: real manifests and configs with a layer that nothing runs.
 
+use std::io::Write as _;
+
 use multiarch::registry::Digest;
 use serde_json::{Value, json};
 
@@ -67,10 +69,12 @@ impl Push {
     pub async fn image(&self, tag: &str, platform: &str, content: &str) -> Child {
         let mut words = platform.split('/');
         let (os, architecture, variant) = (words.next(), words.next(), words.next());
-        let (layer, layer_size) = self.blob(content.as_bytes().to_vec()).await;
+        let archive = tar("content", content.as_bytes());
+        let diff_id = Digest::sha256(&archive).to_string();
+        let (layer, layer_size) = self.blob(gzip(&archive)).await;
         let mut config = json!({
             "os": os, "architecture": architecture, "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [layer]},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
         if let Some(variant) = variant {
             config["variant"] = json!(variant);
@@ -79,7 +83,7 @@ impl Push {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": OCI_MANIFEST,
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size},
-            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": layer_size}],
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer, "size": layer_size}],
         });
         let digest = self.manifest(tag, OCI_MANIFEST, &manifest).await;
         let size = serde_json::to_vec(&manifest).expect("JSON").len();
@@ -122,4 +126,32 @@ impl Child {
         }
         json!({"mediaType": OCI_MANIFEST, "digest": self.digest, "size": self.size, "platform": platform})
     }
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// A tar archive of one file (POSIX ustar).
+fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0_u8; 512];
+    let mut field = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    field(0, name);
+    field(100, "0000644\0");
+    field(108, "0000000\0");
+    field(116, "0000000\0");
+    field(124, &format!("{:011o}\0", content.len()));
+    field(136, "00000000000\0");
+    field(148, "        ");
+    field(156, "0");
+    field(257, "ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = header.to_vec();
+    archive.extend_from_slice(content);
+    // Content is padded to whole blocks, and two empty blocks end the archive.
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
 }

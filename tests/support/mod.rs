@@ -3,16 +3,18 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod devcluster;
 pub mod images;
 pub mod operator;
 pub mod proxy;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use devcluster::root;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
@@ -73,7 +75,7 @@ impl Rig {
         static RIG: OnceLock<Rig> = OnceLock::new();
         RIG.get_or_init(|| {
             let owner = std::os::unix::process::parent_id().to_string();
-            let state = devcluster(&["up", "--owner-pid", &owner]);
+            let state = devcluster::run(&["up", "--owner-pid", &owner]);
             serde_json::from_str(&state).expect("the state of the devcluster")
         })
     }
@@ -100,36 +102,6 @@ impl Rig {
             kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.expect("a config");
         Client::try_from(config).expect("a client")
     }
-}
-
-/// Runs the devcluster program of this checkout and gives what it prints on standard output.
-pub fn devcluster(arguments: &[&str]) -> String {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let program = BUILT.get_or_init(|| {
-        let program = root().join("target/devcluster/bin/devcluster");
-        let built = Command::new("go")
-            .args(["build", "-C"])
-            .arg(root().join("tests/devcluster"))
-            .arg("-o")
-            .arg(&program)
-            .arg(".")
-            .status()
-            .expect("go, which builds the devcluster, is not installed");
-        assert!(built.success(), "the devcluster does not build");
-        program
-    });
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(root())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("the devcluster runs");
-    assert!(output.status.success(), "devcluster {arguments:?} failed");
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A namespace of a test's own, with the resource installed.
@@ -261,10 +233,24 @@ pub fn message(image: &MultiArchImage, type_: &str) -> String {
 async fn install_crd(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let definition = MultiArchImage::crd();
+    let name = definition.name_any();
     let parameters = PatchParams::apply("test").force();
-    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
-        .await
-        .expect("the CRD is accepted");
-    let established = await_condition(api, &definition.name_any(), conditions::is_crd_established());
+    api.patch(&name, &parameters, &Patch::Apply(&definition)).await.expect("the CRD is accepted");
+    let established = await_condition(api, &name, conditions::is_crd_established());
     tokio::time::timeout(PATIENCE, established).await.expect("in time").expect("the CRD is established");
+}
+
+/// Runs a tool that is not ours and gives what it prints, to hear from somebody else what we made.
+pub fn tool(name: &str, arguments: &[&str]) -> String {
+    let own = root().join("target/devcluster/bin").join(name);
+    let program = if own.exists() { own } else { PathBuf::from(name) };
+    let output = Command::new(&program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{name} is needed by this test: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {said}");
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        if output.stdout.is_empty() { said } else { "".into() }
+    )
 }
