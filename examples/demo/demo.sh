@@ -64,8 +64,11 @@ leave() {
   set +e
   terminal_restore
   if ((LOCKED)); then
-    if [[ $RIG_UP == 1 || $NAMESPACE_IS_OURS == 1 ]]; then dim "cleaning up …"; fi
-    take_down
+    if ((!KEPT && (RIG_UP || NAMESPACE_IS_OURS))); then dim "cleaning up …"; fi
+    if ((!KEPT)); then
+      take_down
+      rm -f "$WORK/left"
+    fi
     rm -f "$WORK/pid"
   fi
   exit "$status"
@@ -268,7 +271,7 @@ case ${1:-} in
     fi
     lock
     trap leave EXIT
-    take_down_kept
+    take_down_left
     say "the demo is down"
     exit
     ;;
@@ -284,9 +287,9 @@ trap 'unexpected "$BASH_COMMAND" "$LINENO" "${BASH_SOURCE[0]}"' ERR
 
 STEPS=4
 if [[ -z ${DEMO_SHORT:-} ]]; then STEPS=6; fi
-if [[ -e $WORK/kept ]]; then
-  note "an earlier demo was kept; it is taken down first"
-  (take_down_kept)
+if [[ -e $WORK/left ]]; then
+  note "an earlier demo was kept, or killed; what it left is taken down first"
+  (take_down_left)
 fi
 rm -f "$LOGS"/*.log
 printf '\n%s%s multiarch-operator %s one image, every architecture, from one resource\n' "$BOLD" "$BLUE" "$PLAIN"

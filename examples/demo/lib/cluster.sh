@@ -3,7 +3,7 @@
 # what is missing, and takes everything down again.
 
 readonly RIG="$WORK/rig" DEVCLUSTER="$WORK/devcluster"
-RIG_UP=0 CRD_IS_OURS=0 NAMESPACE_IS_OURS=0 TIER=''
+RIG_UP=0 CRD_IS_OURS=0 NAMESPACE_IS_OURS=0 KEPT=0 TIER=''
 
 # Puts the usual places of Rust and Go into the path: a new shell may not have them yet.
 find_compilers() {
@@ -133,6 +133,7 @@ install_crd() {
     note "The cluster has the CRD already; it stays as it is. If an operator watches all namespaces there, stop it for the demo."
   else
     CRD_IS_OURS=1
+    remember
     command_line "multiarch crd | kubectl apply -f -"
     target/release/multiarch crd >"$WORK/crd.yaml"
     "${KUBECTL[@]}" apply -f "$WORK/crd.yaml" | sed 's/^/    /'
@@ -142,6 +143,7 @@ install_crd() {
     fail "The cluster has a namespace $NAMESPACE already." "Is it left from an earlier demo? kubectl delete namespace $NAMESPACE" "Or choose another:  make demo DEMO_NAMESPACE=<name>"
   fi
   NAMESPACE_IS_OURS=1
+  remember
   "${KUBECTL[@]}" create namespace "$NAMESPACE" >/dev/null
   # Rootless builds need seccomp and AppArmor out of their way, which the levels baseline and restricted refuse.
   "${KUBECTL[@]}" label namespace "$NAMESPACE" pod-security.kubernetes.io/enforce=privileged >/dev/null
@@ -171,18 +173,22 @@ stop_operator() {
   OPERATOR=''
 }
 
-# What the demo leaves running with KEEP=1, for demo-down to find.
+# For demo-down, and for the next demo, if this one leaves something: by KEEP=1, or because it was killed.
+remember() {
+  printf '%s\n' "operator=$OPERATOR" "context=$CONTEXT" "namespace=$NAMESPACE" "namespace_is_ours=$NAMESPACE_IS_OURS" "crd_is_ours=$CRD_IS_OURS" >"$WORK/left"
+}
+
+# KEEP=1: everything stays when the demo ends.
 keep() {
   stop_operator
   # This one may outlive the demo.
   UNTETHERED=1 start_operator >/dev/null
   if [[ -z $CONTEXT ]]; then "$DEVCLUSTER" up --dir "$RIG" >/dev/null 2>&1; fi
-  printf '%s\n' "operator=$OPERATOR" "context=$CONTEXT" "namespace=$NAMESPACE" "crd=$CRD_IS_OURS" >"$WORK/kept"
-  CHILDREN=()
-  OPERATOR='' RIG_UP=0 NAMESPACE_IS_OURS=0 CRD_IS_OURS=0
+  remember
+  KEPT=1
 }
 
-# take_down: everything that this run, or an earlier one that was kept, has brought up.
+# take_down: everything that this run, or an earlier one, has brought up.
 take_down() {
   stop_operator
   local child
@@ -202,9 +208,9 @@ take_down() {
   NAMESPACE_IS_OURS=0 CRD_IS_OURS=0 RIG_UP=0
 }
 
-# What an earlier demo with KEEP=1 left.
-take_down_kept() {
-  if [[ -f $WORK/kept ]]; then
+# What an earlier demo left.
+take_down_left() {
+  if [[ -f $WORK/left ]]; then
     local key value
     while IFS='=' read -r key value; do
       case $key in
@@ -212,14 +218,14 @@ take_down_kept() {
         operator) if [[ $(ps -o args= -p "$value" 2>/dev/null) == *"multiarch operator"* ]]; then OPERATOR=$value; fi ;;
         context) CONTEXT=$value ;;
         namespace) NAMESPACE=$value ;;
-        crd) CRD_IS_OURS=$value ;;
+        namespace_is_ours) NAMESPACE_IS_OURS=$value ;;
+        crd_is_ours) CRD_IS_OURS=$value ;;
       esac
-    done <"$WORK/kept"
-    NAMESPACE_IS_OURS=1
+    done <"$WORK/left"
     KUBECTL=(kubectl -n "$NAMESPACE")
     export KUBECONFIG=$WORK/kubeconfig
   fi
   if [[ -x $DEVCLUSTER && -d $RIG ]]; then RIG_UP=1; fi
   take_down
-  rm -f "$WORK/kept"
+  rm -f "$WORK/left"
 }

@@ -68,7 +68,7 @@ columns() {
 
 # Lines that are drawn again in place must not wrap, or they could not be found again.
 terminal_hold() { [[ $TTY == 0 ]] || printf '\e[?25l\e[?7l'; }
-terminal_restore() { [[ $TTY == 0 ]] || printf '\e[?25h\e[?7h\e[0m'; }
+terminal_restore() { [[ $TTY == 0 ]] || printf '\e[?25h\e[?7h%s' "$PLAIN"; }
 
 # background COMMAND…: starts it in a process group of its own, into CHILD. It cannot outlive the demo on Linux.
 background() {
