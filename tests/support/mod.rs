@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod devcluster;
+pub mod git;
 pub mod images;
 pub mod operator;
 pub mod proxy;
