@@ -119,6 +119,10 @@ start_cluster() {
     heading "Start a cluster: API server, scheduler, kubelets, registry; all real, all local"
     start_rig
     push_app
+    if [[ $TIER == nodes ]]; then
+      echo
+      dim "This machine is $(uname -m): what runs on its other nodes runs under QEMU. On a cluster of yours they are real."
+    fi
   else
     heading "Use the cluster behind the context $CONTEXT"
     use_context
