@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 DEVCLUSTER := target/devcluster/bin/devcluster
-.PHONY: help deps check test bench crds devcluster
+.PHONY: help demo demo-down deps check test bench crds devcluster
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,3 +31,9 @@ bench: devcluster ## speed, requests and memory on the development cluster, as t
 crds: ## write the CRD from the code into crds/
 	cargo run --quiet -- crd > crds/multiarch.dev_multiarchimages.yaml.new
 	mv crds/multiarch.dev_multiarchimages.yaml.new crds/multiarch.dev_multiarchimages.yaml
+
+demo: ## the whole thing, live: a cluster, builds for two architectures, the proof (needs Rust and Go; KEEP=1 leaves it up)
+	@examples/demo/demo.sh
+
+demo-down: ## end what make demo KEEP=1 left running
+	@examples/demo/demo.sh down
