@@ -30,6 +30,8 @@ reasons! {
     Pending,
     /// Sources are being resolved in their registries or repositories.
     Resolving,
+    /// What a build pushed is being fetched and checked.
+    Verifying,
     /// At least one platform is being built.
     Building,
     /// Children are being copied into the target repository.

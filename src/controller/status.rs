@@ -78,9 +78,14 @@ impl Statuses {
         }
     }
 
-    /// Tells people. An event that cannot be written is not worth a retry.
+    /// Tells people, by the log and by events. An event that cannot be written is not worth a retry.
     pub async fn announce(&self, image: &MultiArchImage, notes: Vec<Note>) {
         for note in notes {
+            let object = ObjectRef::from_obj(image);
+            match note.warning {
+                true => tracing::warn!(image = %object, reason = note.reason, "{}", note.message),
+                false => tracing::info!(image = %object, reason = note.reason, "{}", note.message),
+            }
             let event = Event {
                 type_: if note.warning { EventType::Warning } else { EventType::Normal },
                 reason: note.reason,

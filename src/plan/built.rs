@@ -177,7 +177,7 @@ fn inspect(planner: &Planner<'_>, mut step: Step, platform: &Platform, digest: &
         }
         Some(Fact::Failed(failure)) => step.failed(failure),
         _ => {
-            step.at(Phase::Verifying, Reason::Resolving, format!("verifying {}@{digest}", planner.repository))
+            step.at(Phase::Verifying, Reason::Verifying, format!("verifying {}@{digest}", planner.repository))
         }
     }
 }
