@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::{LABEL_IMAGE, MANAGER, MultiArchImage, image_of};
 use crate::build::BuilderSettings;
-use crate::plan::task::Failure;
+use crate::plan::task::{Epoch, Failure};
 use crate::{git, plan, registry};
 use perform::Performer;
 use status::Statuses;
@@ -172,7 +172,7 @@ async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<
     let plan = plan::plan(&image, &observed, &context.builder, now);
     let notes = plan::notes(&observed.status, &plan.status);
     context.statuses.write(&object, &image, &observed.status, plan.status).await.map_err(Error::Status)?;
-    context.tasks.want(&object, plan.tasks, now, &context.performer);
+    context.tasks.want(&object, plan.tasks, &Epoch::of(&image), now, &context.performer);
     context.statuses.announce(&image, notes).await;
     context.failures().remove(&object);
     Ok(match plan.wake_after {

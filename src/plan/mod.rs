@@ -111,11 +111,7 @@ struct Planner<'a> {
 
 /// Decides what to do for an image. `now` is the clock.
 pub fn plan(image: &MultiArchImage, observed: &Observed, settings: &BuilderSettings, now: Timestamp) -> Plan {
-    let epoch = Epoch {
-        generation: image.generation(),
-        reconcile: image.reconcile_request(),
-        rebuild: image.rebuild_request().map(str::to_owned),
-    };
+    let epoch = Epoch::of(image);
     if is_settled(&observed.status, &epoch) && !image.spec.suspend {
         return Plan { status: observed.status.clone(), tasks: vec![], wake_after: None };
     }
