@@ -32,7 +32,7 @@ use crate::build::BuilderSettings;
 use crate::plan::task::{Epoch, Failure};
 use crate::{git, plan, registry};
 use perform::Performer;
-use status::Statuses;
+use status::{Statuses, Written};
 use tasks::Tasks;
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
@@ -59,7 +59,7 @@ struct Context {
     jobs: Store<Job>,
     pods: Store<Pod>,
     nodes: Store<PartialObjectMeta<Node>>,
-    statuses: Statuses,
+    statuses: Arc<Statuses>,
     tasks: Arc<Tasks>,
     performer: Performer,
     builder: BuilderSettings,
@@ -98,7 +98,9 @@ pub async fn run(
     let (job_store, job_writer) = reflector::store();
     let (pod_store, pod_writer) = reflector::store();
     let (node_store, node_writer) = reflector::store();
-    let image_changes = watch_images(images, image_writer, Arc::clone(&tasks));
+    let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: None });
+    let statuses = Arc::new(Statuses::new(client.clone(), recorder));
+    let image_changes = watch_images(images, image_writer, (Arc::clone(&tasks), Arc::clone(&statuses)));
     let job_changes = watch_labelled(scoped::<Job>(&client, settings.namespace.as_deref()), job_writer);
     let pod_changes = watch_labelled(scoped::<Pod>(&client, settings.namespace.as_deref()), pod_writer);
     let node_changes =
@@ -107,11 +109,10 @@ pub async fn run(
             .modify(|node| node.managed_fields_mut().clear())
             .reflect(node_writer)
             .touched_objects();
-    let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: None });
     let watches_ready = all_ready(job_store.clone(), pod_store.clone(), node_store.clone());
     let context = Arc::new(Context {
         watches_ready,
-        statuses: Statuses::new(client.clone(), recorder),
+        statuses,
         performer: Performer {
             cluster: client,
             registry: settings.registry,
@@ -171,7 +172,11 @@ async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<
     let observed = observe::observe(&object, &image, &context);
     let plan = plan::plan(&image, &observed, &context.builder, now);
     let notes = plan::notes(&observed.status, &plan.status);
-    context.statuses.write(&object, &image, &observed.status, plan.status).await.map_err(Error::Status)?;
+    let written = context.statuses.write(&object, &image, &observed.status, plan.status).await;
+    if let Written::Gone = written.map_err(Error::Status)? {
+        context.forget(&object);
+        return Ok(Action::await_change());
+    }
     context.tasks.want(&object, plan.tasks, &Epoch::of(&image), now, &context.performer);
     context.statuses.announce(&image, notes).await;
     context.failures().remove(&object);
@@ -219,7 +224,7 @@ where
 fn watch_images(
     api: Api<MultiArchImage>,
     writer: Writer<MultiArchImage>,
-    tasks: Arc<Tasks>,
+    (tasks, statuses): (Arc<Tasks>, Arc<Statuses>),
 ) -> impl Stream<Item = Result<MultiArchImage, watcher::Error>> {
     watcher(api, watcher::Config::default())
         .default_backoff()
@@ -228,6 +233,7 @@ fn watch_images(
         .inspect_ok(move |event| {
             if let Event::Delete(image) = event {
                 tasks.forget(&ObjectRef::from_obj(image));
+                statuses.forget(&ObjectRef::from_obj(image));
             }
         })
         .applied_objects()
