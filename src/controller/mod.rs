@@ -37,7 +37,7 @@ use tasks::Tasks;
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
 const CONCURRENCY: u16 = 32;
-/// Tasks at once over all images: each is a few requests or one copy.
+/// Tasks at registries and git servers at once over all images: each is a few requests or one copy.
 const TASK_LIMIT: usize = 64;
 
 /// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
