@@ -93,9 +93,8 @@ impl<'a> Build<'a> {
     }
 
     fn succeeded(&self, now: Timestamp) -> BuildState {
-        let reports =
-            self.pods.iter().rev().filter_map(|pod| terminated(pod)).filter(|end| end.exit_code == 0);
-        for end in reports {
+        let mut ends = self.pods.iter().rev().filter_map(|pod| terminated(pod));
+        if let Some(end) = ends.find(|end| end.exit_code == 0) {
             return match BuildReport::parse(end.message.as_deref().unwrap_or_default()) {
                 Some(report) => BuildState::Succeeded { digest: report.digest },
                 None => BuildState::Failed {
@@ -241,7 +240,7 @@ fn last_error(log: &str) -> Option<String> {
 /// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.
 fn tail(end: &ContainerStateTerminated) -> Option<String> {
     let message = end.message.as_deref()?.trim_end();
-    debug_assert!(LOG_TAIL_LIMIT <= TERMINATION_MESSAGE_LIMIT);
+    const { assert!(LOG_TAIL_LIMIT <= TERMINATION_MESSAGE_LIMIT) };
     if message.len() <= LOG_TAIL_LIMIT {
         return (!message.is_empty()).then(|| message.to_owned());
     }
