@@ -4,7 +4,7 @@ mod job;
 mod report;
 
 pub use job::job;
-pub use report::{BuildReport, ExitCause, TERMINATION_MESSAGE_LIMIT};
+pub use report::{BuildReport, ExitCause};
 
 use sha2::{Digest as _, Sha256};
 

@@ -4,9 +4,6 @@ use serde::Deserialize;
 
 use crate::api::Reason;
 
-/// The kubelet cuts termination messages off here, in bytes.
-pub const TERMINATION_MESSAGE_LIMIT: usize = 4096;
-
 /// The termination message of a build that succeeded. A hint: whoever uses the digest fetches the
 /// manifest and hashes it.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
-use super::perform::keyring;
+use super::secrets::keyring;
 use super::tasks::Problem;
 use crate::api::{ANNOTATION_BUILD_HASH, MANAGER, Reason};
 use crate::registry::Repository;

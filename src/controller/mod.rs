@@ -3,37 +3,36 @@
 mod jobs;
 mod observe;
 mod perform;
+mod secrets;
 mod status;
 mod tasks;
+mod watches;
 
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::future::{BoxFuture, Shared};
-use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PartialObjectMeta;
+use kube::runtime::Controller;
 use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
-use kube::runtime::watcher::Event;
-use kube::runtime::{Controller, Predicate as _, WatchStreamExt as _, predicates, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::{Api, Client};
 use tokio::sync::Semaphore;
 
-use crate::api::{LABEL_IMAGE, MANAGER, MultiArchImage, image_of};
+use crate::api::{MANAGER, MultiArchImage, image_of};
 use crate::build::BuilderSettings;
 use crate::plan::task::{Epoch, Failure};
 use crate::{git, plan, registry};
 use perform::Performer;
 use status::{Statuses, Written};
 use tasks::Tasks;
+use watches::{Ready, all_ready, scoped, watch_images, watch_labelled, watch_nodes};
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
 const CONCURRENCY: u16 = 32;
@@ -59,17 +58,13 @@ struct Context {
     jobs: Store<Job>,
     pods: Store<Pod>,
     nodes: Store<PartialObjectMeta<Node>>,
-    statuses: Arc<Statuses>,
+    statuses: Statuses,
     tasks: Arc<Tasks>,
     performer: Performer,
     builder: BuilderSettings,
     failures: Mutex<HashMap<ObjectRef<MultiArchImage>, u32>>,
     watches_ready: Ready,
 }
-
-/// Done when Jobs, pods and nodes have been listed once. Shared, because a store wakes only one of those who wait
-/// for it.
-type Ready = Shared<BoxFuture<'static, Result<(), ()>>>;
 
 /// Why a reconciliation failed; it is tried again with backoff.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +84,9 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), kube::Error> {
-    let images: Api<MultiArchImage> = scoped(&client, settings.namespace.as_deref());
+    let namespace = settings.namespace.as_deref();
+    let images: Api<MultiArchImage> = scoped(&client, namespace);
+    let (jobs, pods) = (scoped(&client, namespace), scoped(&client, namespace));
     // Said at once and plainly, where a watch would try for ever.
     images.list(&kube::api::ListParams::default().limit(1)).await?;
     let (ended, ended_objects) = mpsc::unbounded();
@@ -99,22 +96,12 @@ pub async fn run(
     let (pod_store, pod_writer) = reflector::store();
     let (node_store, node_writer) = reflector::store();
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: None });
-    let statuses = Arc::new(Statuses::new(client.clone(), recorder));
-    let image_changes = watch_images(images, image_writer, (Arc::clone(&tasks), Arc::clone(&statuses)));
-    let job_changes = watch_labelled(scoped::<Job>(&client, settings.namespace.as_deref()), job_writer);
-    let pod_changes = watch_labelled(scoped::<Pod>(&client, settings.namespace.as_deref()), pod_writer);
-    let node_changes =
-        watcher(Api::<PartialObjectMeta<Node>>::all(client.clone()), watcher::Config::default())
-            .default_backoff()
-            .modify(|node| node.managed_fields_mut().clear())
-            .reflect(node_writer)
-            .touched_objects();
     let watches_ready = all_ready(job_store.clone(), pod_store.clone(), node_store.clone());
     let context = Arc::new(Context {
         watches_ready,
-        statuses,
+        statuses: Statuses::new(client.clone(), recorder),
         performer: Performer {
-            cluster: client,
+            cluster: client.clone(),
             registry: settings.registry,
             git: settings.git,
             images: image_store.clone(),
@@ -127,13 +114,17 @@ pub async fn run(
         builder: settings.builder,
         failures: Mutex::default(),
     });
+    let forget = {
+        let context = Arc::clone(&context);
+        move |object: &ObjectRef<MultiArchImage>| context.forget(object)
+    };
     let shutdown = shutdown.shared();
     let deadline = shutdown.clone().then(|()| tokio::time::sleep(SHUTDOWN_GRACE));
-    let controller = Controller::for_stream(image_changes, image_store)
+    let controller = Controller::for_stream(watch_images(images, image_writer, forget), image_store)
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches_stream(job_changes, |job| image_of(&job))
-        .watches_stream(pod_changes, |pod| image_of(&pod))
-        .watches_stream(node_changes, |_| None::<ObjectRef<MultiArchImage>>)
+        .watches_stream(watch_labelled(jobs, job_writer), |job| image_of(&job))
+        .watches_stream(watch_labelled(pods, pod_writer), |pod| image_of(&pod))
+        .watches_stream(watch_nodes(Api::all(client), node_writer), |_| None::<ObjectRef<MultiArchImage>>)
         .reconcile_on(ended_objects)
         .graceful_shutdown_on(shutdown)
         .run(reconcile, error_policy, context)
@@ -150,14 +141,6 @@ pub async fn run(
         () = deadline => tracing::warn!("a reconciliation did not end in time and is abandoned"),
     }
     Ok(())
-}
-
-fn all_ready(jobs: Store<Job>, pods: Store<Pod>, nodes: Store<PartialObjectMeta<Node>>) -> Ready {
-    let ready = async move {
-        let stores = (jobs.wait_until_ready(), pods.wait_until_ready(), nodes.wait_until_ready());
-        futures::try_join!(stores.0, stores.1, stores.2).map(|_| ()).map_err(|_| ())
-    };
-    ready.boxed().shared()
 }
 
 async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<Action, Error> {
@@ -208,46 +191,4 @@ impl Context {
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectRef<MultiArchImage>, u32>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
-/// Edits of the spec and of annotations; our own writes of the status wake nobody.
-fn watch_images(
-    api: Api<MultiArchImage>,
-    writer: Writer<MultiArchImage>,
-    (tasks, statuses): (Arc<Tasks>, Arc<Statuses>),
-) -> impl Stream<Item = Result<MultiArchImage, watcher::Error>> {
-    watcher(api, watcher::Config::default())
-        .default_backoff()
-        .modify(|image| image.managed_fields_mut().clear())
-        .reflect(writer)
-        .inspect_ok(move |event| {
-            if let Event::Delete(image) = event {
-                tasks.forget(&ObjectRef::from_obj(image));
-                statuses.forget(&ObjectRef::from_obj(image));
-            }
-        })
-        .applied_objects()
-        .predicate_filter(predicates::generation.combine(predicates::annotations), Default::default())
-}
-
-/// Every change of the objects that carry our label, theirs statuses included.
-fn watch_labelled<K>(api: Api<K>, writer: Writer<K>) -> impl Stream<Item = Result<K, watcher::Error>>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    watcher(api, watcher::Config::default().labels(LABEL_IMAGE))
-        .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
-        .touched_objects()
 }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use futures::{FutureExt as _, TryFutureExt as _};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::jobs;
 use super::tasks::{Perform, Problem};
+use super::{jobs, secrets::keyring};
 use crate::api::{MultiArchImage, Reason};
 use crate::image::{self, PlatformCheck, ResolveError};
 use crate::plan::task::{Found, Task};
-use crate::registry::{Keyring, Kind, Session};
+use crate::registry::{Kind, Session};
 use crate::{git, registry};
 
 /// The operator's hands.
@@ -173,34 +173,6 @@ impl Performer {
 
 fn list(names: &[&str]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-/// The credentials of Secrets of one namespace, all of which must be there.
-pub(super) async fn keyring(
-    cluster: &kube::Client,
-    namespace: &str,
-    names: &[String],
-) -> Result<Keyring, Problem> {
-    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
-    let mut keyring = Keyring::default();
-    for name in names {
-        let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
-        let Some(secret) = found else {
-            let message = format!("secret/{name} does not exist in namespace {namespace}; create it");
-            return Err(Problem::transient(Reason::SecretNotFound, message));
-        };
-        let data = secret.data.unwrap_or_default();
-        let Some(document) = data.get(".dockerconfigjson").or(data.get(".dockercfg")) else {
-            let message = format!(
-                "secret/{name} has no key .dockerconfigjson; make it by kubectl create secret docker-registry"
-            );
-            return Err(Problem::transient(Reason::SecretInvalid, message));
-        };
-        keyring
-            .add(&format!("secret/{name}"), &document.0)
-            .map_err(|error| Problem::transient(Reason::SecretInvalid, error.to_string()))?;
-    }
-    Ok(keyring)
 }
 
 impl Problem {

@@ -7,7 +7,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 
 use crate::api::{ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason};
-use crate::build::{BuildReport, ExitCause, TERMINATION_MESSAGE_LIMIT};
+use crate::build::{BuildReport, ExitCause};
 
 /// Longest log tail that a status carries, in bytes.
 const LOG_TAIL_LIMIT: usize = 2048;
@@ -240,7 +240,6 @@ fn last_error(log: &str) -> Option<String> {
 /// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.
 fn tail(end: &ContainerStateTerminated) -> Option<String> {
     let message = end.message.as_deref()?.trim_end();
-    const { assert!(LOG_TAIL_LIMIT <= TERMINATION_MESSAGE_LIMIT) };
     if message.len() <= LOG_TAIL_LIMIT {
         return (!message.is_empty()).then(|| message.to_owned());
     }

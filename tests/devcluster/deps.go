@@ -46,6 +46,21 @@ var needs = []need{
 	{"uidmap", "goes into the builder image", true, program("newuidmap")},
 }
 
+// The rig runs without these; the tests and the demo use them beside it.
+var companions = []need{
+	{"skopeo", "reads back what was published", true, program("skopeo")},
+}
+
+func missingForAll() []need {
+	found := missing(tierNodes)
+	for _, n := range companions {
+		if !n.there() {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
 func missing(tier string) []need {
 	var found []need
 	for _, n := range needs {
@@ -69,7 +84,7 @@ func installLine(list []need) string {
 }
 
 func deps(install bool) error {
-	list := missing(tierNodes)
+	list := missingForAll()
 	if len(list) == 0 {
 		fmt.Println("nothing is missing")
 		return nil
@@ -95,7 +110,7 @@ func deps(install bool) error {
 			return fmt.Errorf("apt-get %s: %w", strings.Join(args, " "), err)
 		}
 	}
-	if list := missing(tierNodes); len(list) > 0 {
+	if list := missingForAll(); len(list) > 0 {
 		return fmt.Errorf("still missing after the installation: %s", strings.Join(packages(list), " "))
 	}
 	return nil

@@ -9,7 +9,7 @@ pub mod images;
 pub mod operator;
 pub mod proxy;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -241,17 +241,30 @@ async fn install_crd(client: &Client) {
     tokio::time::timeout(PATIENCE, established).await.expect("in time").expect("the CRD is established");
 }
 
-/// Runs a tool that is not ours and gives what it prints, to hear from somebody else what we made.
-pub fn tool(name: &str, arguments: &[&str]) -> String {
-    let own = root().join("target/devcluster/bin").join(name);
-    let program = if own.exists() { own } else { PathBuf::from(name) };
-    let output = Command::new(&program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{name} is needed by this test: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name} {arguments:?}: {said}");
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        if output.stdout.is_empty() { said } else { "".into() }
-    )
+/// What others make of what we made: skopeo.
+pub fn skopeo(arguments: &[&str]) -> String {
+    run("skopeo".as_ref(), arguments)
+}
+
+/// What others make of what we made: crane, of the version that is pinned here.
+pub fn crane(arguments: &[&str]) -> String {
+    let folder = root().join("target/tools");
+    let crane = folder.join("crane");
+    if !crane.is_file() {
+        let module = "github.com/google/go-containerregistry/cmd/crane@v0.22.0";
+        let built = Command::new("go").args(["install", module]).env("GOBIN", &folder).status();
+        assert!(built.is_ok_and(|status| status.success()), "crane does not build");
+    }
+    run(&crane, arguments)
+}
+
+/// Standard output of a program; standard error where there is none.
+fn run(program: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output =
+        output.unwrap_or_else(|error| panic!("{} is needed by this test: {error}", program.display()));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{} {arguments:?}: {said}", program.display());
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if printed.is_empty() { said } else { printed }
 }

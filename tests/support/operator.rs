@@ -76,6 +76,11 @@ impl Operator {
         self.child.kill().await.expect("it can be killed");
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

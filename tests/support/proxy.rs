@@ -7,15 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Notify;
+
+use super::Rig;
 
 /// A plain-HTTP front of another HTTP server.
 #[derive(Clone)]
 pub struct Proxy {
     pub address: SocketAddr,
-    counts: Arc<Counts>,
 }
 
 /// What several proxies count together.
@@ -30,9 +33,14 @@ pub struct Counts {
 #[derive(Clone)]
 struct Front {
     upstream: String,
-    token: Option<String>,
     http: reqwest::Client,
     counts: Arc<Counts>,
+}
+
+impl Front {
+    fn is_registry(&self) -> bool {
+        self.upstream.starts_with("http://")
+    }
 }
 
 impl Counts {
@@ -59,33 +67,65 @@ impl Counts {
 }
 
 impl Proxy {
-    /// In front of `upstream` (`http://host:port`), adding a bearer token where one is given.
-    pub async fn start(
-        upstream: &str,
-        token: Option<String>,
-        http: reqwest::Client,
-        counts: Arc<Counts>,
-    ) -> Proxy {
-        let front = Front { upstream: upstream.to_owned(), token, http, counts: Arc::clone(&counts) };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    /// In front of the API server, which the proxy speaks to as its administrator.
+    pub async fn of_api_server(rig: &Rig, counts: &Arc<Counts>) -> Proxy {
+        let text = std::fs::read_to_string(&rig.kubeconfig).expect("a kubeconfig");
+        let config: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
+        let cluster = &config["clusters"][0]["cluster"];
+        let user = &config["users"][0]["user"];
+        let pem = |data: &serde_json::Value| STANDARD.decode(data.as_str().expect("data")).expect("base64");
+        let authority = reqwest::Certificate::from_pem(&pem(&cluster["certificate-authority-data"]));
+        let identity = [pem(&user["client-certificate-data"]), pem(&user["client-key-data"])].concat();
+        let http = reqwest::Client::builder()
+            .add_root_certificate(authority.expect("a certificate"))
+            .identity(reqwest::Identity::from_pem(&identity).expect("an identity"))
+            .build()
+            .expect("a client");
+        Self::start("127.0.0.1", cluster["server"].as_str().expect("a server"), http, counts).await
+    }
+
+    /// In front of the rig's registry, at an address that pods reach as well.
+    pub async fn of_registry(rig: &Rig, counts: &Arc<Counts>) -> Proxy {
+        let upstream = format!("http://{}", rig.registry);
+        Self::start(&rig.address, &upstream, reqwest::Client::new(), counts).await
+    }
+
+    async fn start(address: &str, upstream: &str, http: reqwest::Client, counts: &Arc<Counts>) -> Proxy {
+        let front = Front { upstream: upstream.to_owned(), http, counts: Arc::clone(counts) };
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let router = Router::new().fallback(forward).with_state(front);
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Proxy { address, counts }
+        Proxy { address }
     }
 
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// A kubeconfig that leads through this proxy.
+    pub fn kubeconfig(&self, folder: &std::path::Path) -> std::path::PathBuf {
+        let path = folder.join(format!("kubeconfig-{}", self.address.port()));
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", self.address)}}],
+            "users": [{"name": "proxy", "user": {}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+        });
+        std::fs::create_dir_all(folder).expect("a folder");
+        std::fs::write(&path, config.to_string()).expect("a kubeconfig");
+        path
     }
 }
 
 async fn forward(State(front): State<Front>, request: Request) -> Response {
     let counts = &front.counts;
-    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    // Builds push through the registry's proxy too; what they do is not the operator's doing.
+    let agent = request.headers().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    if front.is_registry() && !agent.starts_with("multiarch-operator/") {
+        return send(&front, request).await;
+    }
     if counts.is_cut() {
         // The writer is about to be killed: it gets no answer any more.
         std::future::pending::<()>().await;
     }
+    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let limit = counts.limit.load(Ordering::SeqCst);
     let number = match is_write {
         true => counts.writes.fetch_add(1, Ordering::SeqCst) + 1,
@@ -106,19 +146,14 @@ async fn forward(State(front): State<Front>, request: Request) -> Response {
 async fn send(front: &Front, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map(|path| path.as_str()).unwrap_or("/");
-    let mut headers: HeaderMap = parts.headers;
-    // Uploads are addressed by the host that the client sees.
-    let host = headers.get("host").cloned();
-    headers.remove("accept-encoding");
-    if let Some(token) = &front.token {
-        headers.insert("authorization", format!("Bearer {token}").parse().expect("a header"));
+    // The host stays as it was, since uploads are told by it where to go on.
+    let mut headers = parts.headers;
+    if !front.is_registry() {
         headers.remove("host");
     }
-    let body = reqwest::Body::wrap_stream(body.into_data_stream());
-    let sent =
-        front.http.request(parts.method, format!("{}{path}", front.upstream)).headers(headers).body(body);
-    let _ = host;
-    match sent.send().await {
+    let sent = front.http.request(parts.method, format!("{}{path}", front.upstream)).headers(headers);
+    let sent = sent.body(reqwest::Body::wrap_stream(body.into_data_stream())).send().await;
+    match sent {
         Ok(answer) => {
             let mut response = Response::builder().status(answer.status());
             if let Some(headers) = response.headers_mut() {
@@ -127,9 +162,9 @@ async fn send(front: &Front, request: Request) -> Response {
             }
             response.body(Body::from_stream(answer.bytes_stream())).expect("a response")
         }
-        Err(error) => Response::builder()
-            .status(StatusCode::BAD_GATEWAY)
-            .body(Body::from(error.to_string()))
-            .expect("a response"),
+        Err(error) => {
+            let response = Response::builder().status(StatusCode::BAD_GATEWAY);
+            response.body(Body::from(error.to_string())).expect("a response")
+        }
     }
 }
