@@ -8,7 +8,7 @@ if [[ $TTY == 1 && -z ${NO_COLOR:-} ]]; then
   BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' YELLOW=$'\e[33m' BLUE=$'\e[36m' PLAIN=$'\e[0m'
 fi
 readonly SPINNER=(⠋ ⠙ ⠹ ⠸ ⠼ ⠴ ⠦ ⠧ ⠇ ⠏)
-readonly HEARTBEAT=10
+readonly HEARTBEAT=8
 
 say() { printf '  %s\n' "$*"; }
 dim() { printf '  %s%s%s\n' "$DIM" "$*" "$PLAIN"; }
