@@ -27,16 +27,16 @@ use tokio::sync::Semaphore;
 
 use crate::api::{MANAGER, MultiArchImage, image_of};
 use crate::build::BuilderSettings;
-use crate::plan::task::Failure;
+use crate::plan::task::{Epoch, Failure};
 use crate::{git, plan, registry};
 use perform::Performer;
-use status::Statuses;
+use status::{Statuses, Written};
 use tasks::Tasks;
 use watches::{Ready, all_ready, scoped, watch_images, watch_labelled, watch_nodes};
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
 const CONCURRENCY: u16 = 32;
-/// Tasks at once over all images: each is a few requests or one copy.
+/// Tasks at registries and git servers at once over all images: each is a few requests or one copy.
 const TASK_LIMIT: usize = 64;
 
 /// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
@@ -155,8 +155,12 @@ async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<
     let observed = observe::observe(&object, &image, &context);
     let plan = plan::plan(&image, &observed, &context.builder, now);
     let notes = plan::notes(&observed.status, &plan.status);
-    context.statuses.write(&object, &image, &observed.status, plan.status).await.map_err(Error::Status)?;
-    context.tasks.want(&object, plan.tasks, now, &context.performer);
+    let written = context.statuses.write(&object, &image, &observed.status, plan.status).await;
+    if let Written::Gone = written.map_err(Error::Status)? {
+        context.forget(&object);
+        return Ok(Action::await_change());
+    }
+    context.tasks.want(&object, plan.tasks, &Epoch::of(&image), now, &context.performer);
     context.statuses.announce(&image, notes).await;
     context.failures().remove(&object);
     Ok(match plan.wake_after {

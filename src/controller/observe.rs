@@ -5,6 +5,7 @@ use kube::runtime::reflector::ObjectRef;
 use super::Context;
 use crate::api::{MultiArchImage, image_of};
 use crate::plan::Observed;
+use crate::plan::task::Epoch;
 
 pub(super) fn observe(
     object: &ObjectRef<MultiArchImage>,
@@ -27,6 +28,6 @@ pub(super) fn observe(
         jobs: context.jobs.state_filter(|job| image_of(job).as_ref() == Some(object)),
         pods: context.pods.state_filter(|pod| image_of(pod).as_ref() == Some(object)),
         nodes,
-        facts: context.tasks.facts(object),
+        facts: context.tasks.facts(object, &Epoch::of(image)),
     }
 }

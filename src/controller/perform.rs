@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -28,7 +28,7 @@ pub struct Performer {
     pub git: git::Client,
     /// What the API server last said of the images, to look once more before a tag is moved.
     pub images: Store<MultiArchImage>,
-    /// Bounds the tasks that run at once.
+    /// Bounds the tasks that talk to registries and git servers at once.
     pub permits: Arc<Semaphore>,
 }
 
@@ -41,14 +41,28 @@ impl Perform for Performer {
         let performer = self.clone();
         let object = object.clone();
         async move {
-            let _permit = performer
-                .permits
-                .acquire()
-                .await
-                .map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
+            let permit =
+                performer.permits.acquire().map_err(|_| Problem::lasting(Reason::Pending, "stopping"));
+            let _permit = if leaves_the_cluster(&task) { Some(permit.await?) } else { None };
             performer.dispatch(&object, task).await
         }
         .boxed()
+    }
+}
+
+/// Copies may take every permit for minutes; stopping an obsolete build does not wait for them.
+fn leaves_the_cluster(task: &Task) -> bool {
+    match task {
+        Task::ResolveCommit { .. }
+        | Task::ResolveImage { .. }
+        | Task::InspectBuild { .. }
+        | Task::CopyImage { .. }
+        | Task::Publish { .. } => true,
+        Task::CheckSecrets { .. }
+        | Task::ReadConfigMap { .. }
+        | Task::CreateJob { .. }
+        | Task::MergeSecrets { .. }
+        | Task::DeleteJob { .. } => false,
     }
 }
 

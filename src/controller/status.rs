@@ -16,13 +16,19 @@ use crate::plan::Note;
 pub(super) struct Statuses {
     client: Client,
     recorder: Recorder,
-    written: Mutex<HashMap<ObjectRef<MultiArchImage>, Written>>,
+    written: Mutex<HashMap<ObjectRef<MultiArchImage>, Latest>>,
 }
 
-struct Written {
+struct Latest {
     uid: Option<String>,
     resource_version: Option<String>,
     status: MultiArchImageStatus,
+}
+
+/// Whether there still is an object to work for.
+pub(super) enum Written {
+    Yes,
+    Gone,
 }
 
 impl Statuses {
@@ -49,9 +55,9 @@ impl Statuses {
         image: &MultiArchImage,
         before: &MultiArchImageStatus,
         status: MultiArchImageStatus,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<Written, kube::Error> {
         if *before == status {
-            return Ok(());
+            return Ok(Written::Yes);
         }
         let api: Api<MultiArchImage> =
             Api::namespaced(self.client.clone(), object.namespace.as_deref().unwrap_or_default());
@@ -64,16 +70,15 @@ impl Statuses {
         let parameters = PatchParams::apply(MANAGER).force();
         match api.patch_status(&image.name_any(), &parameters, &Patch::Apply(patch)).await {
             Ok(patched) => {
-                let written = Written {
+                let latest = Latest {
                     uid: patched.metadata.uid,
                     resource_version: patched.metadata.resource_version,
                     status,
                 };
-                self.lock().insert(object.clone(), written);
-                Ok(())
+                self.lock().insert(object.clone(), latest);
+                Ok(Written::Yes)
             }
-            // Deleted meanwhile: the watch says so in a moment.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Written::Gone),
             Err(error) => Err(error),
         }
     }
@@ -103,7 +108,7 @@ impl Statuses {
         self.lock().remove(object);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<MultiArchImage>, Written>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<MultiArchImage>, Latest>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

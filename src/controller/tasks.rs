@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::task::AbortHandle;
 
 use crate::api::{MultiArchImage, Reason};
-use crate::plan::task::{Fact, Facts, Failure, Found, Task};
+use crate::plan::task::{Epoch, Fact, Facts, Failure, Found, Task};
 
 type Object = ObjectRef<MultiArchImage>;
 
@@ -62,6 +62,9 @@ struct Entry {
     running: Option<AbortHandle>,
     fact: Option<Fact>,
     attempts: u32,
+    /// When it was started last. Who edits or asks anew has perhaps mended what failed: the failure of an earlier
+    /// epoch is forgotten, while what is done or under way stays.
+    epoch: Epoch,
 }
 
 impl Drop for Entry {
@@ -78,11 +81,11 @@ impl Tasks {
         Arc::new(Tasks { objects: Mutex::default(), ended })
     }
 
-    /// How the object's tasks have ended.
-    pub fn facts(&self, object: &Object) -> Facts {
+    /// How the object's tasks have ended, as far as it counts in an epoch.
+    pub fn facts(&self, object: &Object, epoch: &Epoch) -> Facts {
         let mut facts = Facts::default();
         for (key, entry) in self.lock().get(object).into_iter().flatten() {
-            if let Some(fact) = &entry.fact {
+            if let Some(fact) = entry.fact.as_ref().filter(|_| !entry.is_outdated(epoch)) {
                 facts.insert(key.clone(), fact.clone());
             }
         }
@@ -95,6 +98,7 @@ impl Tasks {
         self: &Arc<Self>,
         object: &Object,
         wanted: Vec<Task>,
+        epoch: &Epoch,
         now: Timestamp,
         performer: &P,
     ) {
@@ -109,7 +113,11 @@ impl Tasks {
         for task in wanted {
             let key = task.key();
             let entry = entries.entry(key.clone()).or_default();
+            if entry.is_outdated(epoch) {
+                (entry.fact, entry.attempts) = (None, 0);
+            }
             if entry.is_due(now) {
+                entry.epoch = epoch.clone();
                 let work = performer.perform(object, task);
                 entry.running = Some(self.start(object.clone(), key, work));
             }
@@ -165,11 +173,53 @@ impl Tasks {
 }
 
 impl Entry {
+    fn is_outdated(&self, epoch: &Epoch) -> bool {
+        matches!(self.fact, Some(Fact::Failed(_))) && self.epoch != *epoch
+    }
+
     fn is_due(&self, now: Timestamp) -> bool {
         match (&self.running, &self.fact) {
             (Some(_), _) | (_, Some(Fact::Known(_))) => false,
             (None, Some(Fact::Failed(failure))) => failure.retry_at <= now,
             (None, None) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use futures::channel::mpsc::unbounded;
+
+    use super::*;
+
+    struct Refuse;
+
+    impl Perform for Refuse {
+        fn perform(
+            &self,
+            _: &Object,
+            _: Task,
+        ) -> impl Future<Output = Result<Found, Problem>> + Send + 'static {
+            std::future::ready(Err(Problem::lasting(Reason::PushDenied, "denied")))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_failure_of_an_earlier_epoch_is_forgotten_and_tried_again_at_once() {
+        let (ended, mut ends) = unbounded();
+        let (tasks, object, now) = (Tasks::new(ended), Object::new("web"), Timestamp::now());
+        let wanted = vec![Task::DeleteJob { name: "web".into(), uid: "uid".into() }];
+        let first = Epoch { generation: 1, ..Epoch::default() };
+        tasks.want(&object, wanted.clone(), &first, now, &Refuse);
+        ends.next().await;
+        assert!(tasks.facts(&object, &first).get(&wanted[0]).is_some());
+        let second = Epoch { generation: 2, ..Epoch::default() };
+        assert!(tasks.facts(&object, &second).get(&wanted[0]).is_none());
+        tasks.want(&object, wanted.clone(), &second, now, &Refuse);
+        ends.next().await;
+        let facts = tasks.facts(&object, &second);
+        let Some(Fact::Failed(failure)) = facts.get(&wanted[0]) else { panic!("it did not run again") };
+        assert!(failure.retry_at < now + SignedDuration::from_secs(12), "the attempts are counted anew");
     }
 }

@@ -80,7 +80,7 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
     let name = request.job_name();
     describe(&mut step.status, build);
     let merge = merge_secrets(planner, request, build);
-    let no_secret = merge.as_ref().and_then(|merge| planner.failure(merge));
+    let no_secret = merge.as_ref().and_then(|merge| planner.observed.failure(merge));
     step.tasks.extend(merge.clone());
     match build.state(planner.image, &request.hash(), &planner.observed.nodes, planner.now) {
         BuildState::Foreign(message) => {

@@ -45,6 +45,23 @@ pub struct Observed {
     pub facts: Facts,
 }
 
+impl Observed {
+    /// Until something is due that nobody will announce: the next attempt of a task, the end of a grace. What is due
+    /// already is running again, and its end is announced.
+    fn wake_after(&self, tasks: &[Task], graces: Vec<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
+        let retries = tasks.iter().filter_map(|task| Some(self.failure(task)?.retry_at));
+        let next = retries.chain(graces).filter(|at| *at > now).min()?;
+        Some(next.duration_since(now))
+    }
+
+    fn failure(&self, task: &Task) -> Option<&Failure> {
+        match self.facts.get(task)? {
+            Fact::Failed(failure) => Some(failure),
+            Fact::Known(_) => None,
+        }
+    }
+}
+
 /// What to do and what to say.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -111,13 +128,11 @@ struct Planner<'a> {
 
 /// Decides what to do for an image. `now` is the clock.
 pub fn plan(image: &MultiArchImage, observed: &Observed, settings: &BuilderSettings, now: Timestamp) -> Plan {
-    let epoch = Epoch {
-        generation: image.generation(),
-        reconcile: image.reconcile_request(),
-        rebuild: image.rebuild_request().map(str::to_owned),
-    };
+    let epoch = Epoch::of(image);
     if is_settled(&observed.status, &epoch) && !image.spec.suspend {
-        return Plan { status: observed.status.clone(), tasks: vec![], wake_after: None };
+        let tasks = stray_jobs(image, observed);
+        let wake_after = observed.wake_after(&tasks, vec![], now);
+        return Plan { status: observed.status.clone(), tasks, wake_after };
     }
     match image.spec.target.repository.parse::<Repository>() {
         Ok(repository) => Planner { image, observed, settings, now, epoch, repository }.plan(),
@@ -204,23 +219,8 @@ impl Planner<'_> {
         }
         publication.verdict.record(&mut status, self.now);
         conditions::write(&mut status, &publication.verdict.verdict, &self.epoch, self.now);
-        let wake_after = self.wake_after(&tasks, graces);
+        let wake_after = self.observed.wake_after(&tasks, graces, self.now);
         Plan { status, tasks, wake_after }
-    }
-
-    /// Until something is due that nobody will announce: the next attempt of a task, the end of a grace. What is due
-    /// already is running again, and its end is announced.
-    fn wake_after(&self, tasks: &[Task], graces: Vec<Timestamp>) -> Option<SignedDuration> {
-        let retries = tasks.iter().filter_map(|task| Some(self.failure(task)?.retry_at));
-        let next = retries.chain(graces).filter(|at| *at > self.now).min()?;
-        Some(next.duration_since(self.now))
-    }
-
-    fn failure(&self, task: &Task) -> Option<&Failure> {
-        match self.observed.facts.get(task)? {
-            Fact::Failed(failure) => Some(failure),
-            Fact::Known(_) => None,
-        }
     }
 
     /// Nothing runs while suspended; what is published and what is known stays.
@@ -234,7 +234,7 @@ impl Planner<'_> {
             platform.message = Some("spec.suspend is true".to_owned());
         }
         conditions::write(&mut status, &Verdict::Suspended, &self.epoch, self.now);
-        let wake_after = self.wake_after(&tasks, vec![]);
+        let wake_after = self.observed.wake_after(&tasks, vec![], self.now);
         Plan { status, tasks, wake_after }
     }
 
@@ -316,6 +316,13 @@ struct Secrets {
     ready: bool,
     failure: Option<Failure>,
     tasks: Vec<Task>,
+}
+
+/// Jobs that were created or not yet deleted when the image turned out to need them no more.
+fn stray_jobs(image: &MultiArchImage, observed: &Observed) -> Vec<Task> {
+    let is_named = |job: &Job| observed.status.platforms.iter().any(|entry| entry.job == job.metadata.name);
+    let own = observed.jobs.iter().filter(|job| build_state::is_owned_by(job, image));
+    own.filter(|job| !is_named(job)).filter_map(delete).collect()
 }
 
 /// A Job that is already on its way out is not deleted again.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 
-use crate::api::Reason;
+use crate::api::{MultiArchImage, Reason};
 use crate::image::{AssembledIndex, ResolvedImage};
 use crate::platform::Platform;
 use crate::registry::{Digest, Reference, Repository};
@@ -20,6 +20,17 @@ pub struct Epoch {
     pub reconcile: Option<String>,
     /// The latest request to build again.
     pub rebuild: Option<String>,
+}
+
+impl Epoch {
+    /// What an image asks for as it is now.
+    pub fn of(image: &MultiArchImage) -> Self {
+        Epoch {
+            generation: image.generation(),
+            reconcile: image.reconcile_request(),
+            rebuild: image.rebuild_request().map(str::to_owned),
+        }
+    }
 }
 
 /// One piece of work. Two tasks with the same key are the same work.

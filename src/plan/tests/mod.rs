@@ -462,6 +462,16 @@ fn while_a_failed_task_runs_again_its_end_is_awaited_and_nothing_polls() {
 }
 
 #[test]
+fn a_job_that_shows_up_after_everything_is_published_is_removed() {
+    let mut scene = published();
+    let mut stray = (*scene.observed.jobs[0]).clone();
+    stray.metadata.name = Some("web-linux-amd64-0ld".to_owned());
+    scene.observed.jobs.push(Arc::new(stray));
+    assert_eq!(deleted(&scene.plan()), ["web-linux-amd64-0ld"]);
+    assert_eq!(scene.ready(), ("True", "Published"));
+}
+
+#[test]
 fn a_job_that_could_not_be_deleted_is_deleted_again_in_time() {
     let mut scene = building();
     scene.edit(|image| image.spec.suspend = true);
