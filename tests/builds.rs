@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use multiarch::api::{MultiArchImage, Phase};
 use serde_json::{Value, json};
@@ -248,8 +248,8 @@ async fn deleting_the_image_takes_its_builds_along() {
 }
 
 #[tokio::test]
-async fn a_config_map_is_a_context_and_its_dockerfile_is_asked_for() {
-    needs_nodes!("a_config_map_is_a_context_and_its_dockerfile_is_asked_for");
+async fn a_config_map_is_a_context_that_is_looked_for_read_once_and_pinned() {
+    needs_nodes!("a_config_map_is_a_context_that_is_looked_for_read_once_and_pinned");
     let world = World::new().await;
     let _operator = Operator::start(&world);
     let mut spec = inline(&world, "web", &["linux/amd64"], "");
@@ -283,6 +283,20 @@ async fn a_config_map_is_a_context_and_its_dockerfile_is_asked_for() {
     let digest = entry(&image, "linux/amd64").and_then(|entry| entry.digest.clone()).expect("a digest");
     let said = run_on(&world, "amd64", &format!("{}@{digest}", world.repository("web"))).await;
     assert_eq!(said, "hello from a ConfigMap");
+
+    // The build waits for a node while its context is edited under it.
+    let mut spec = spec;
+    spec["target"]["repository"] = json!(world.repository("late"));
+    spec["build"]["pod"] = json!({"nodeSelector": {"test.multiarch.dev/late": world.namespace}});
+    world.apply("late", spec).await;
+    world.until_platform("late", "linux/amd64", Phase::Waiting, "Unschedulable").await;
+    let edit = json!({"data": {"readme.txt": "something else"}});
+    api.patch("context", &PatchParams::default(), &Patch::Merge(edit)).await.expect("it can be edited");
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    let label = json!({"metadata": {"labels": {"test.multiarch.dev/late": world.namespace}}});
+    nodes.patch("node-amd64", &PatchParams::default(), &Patch::Merge(label)).await.expect("a node");
+    let failed = world.until_platform("late", "linux/amd64", Phase::Failed, "ContextChanged").await;
+    assert!(failed.message.expect("a message").contains("the ConfigMap was edited after it was read"));
 }
 
 #[tokio::test]

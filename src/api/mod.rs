@@ -31,11 +31,13 @@ pub const ANNOTATION_RECONCILE_FLUX: &str = "reconcile.fluxcd.io/requestedAt";
 pub const ANNOTATION_REBUILD: &str = "multiarch.dev/rebuild-requested-at";
 
 impl MultiArchImage {
-    /// The value of the latest request to check now, whichever annotation carried it.
+    /// The request to check now: the value of whichever annotation carries one, or of both.
     pub fn reconcile_request(&self) -> Option<String> {
-        // Requests are timestamps, so of two the greater one came later.
         let annotations = self.annotations();
-        annotations.get(ANNOTATION_RECONCILE).max(annotations.get(ANNOTATION_RECONCILE_FLUX)).cloned()
+        match (annotations.get(ANNOTATION_RECONCILE), annotations.get(ANNOTATION_RECONCILE_FLUX)) {
+            (Some(ours), Some(flux)) => Some(format!("{ours} {flux}")),
+            (ours, flux) => ours.or(flux).cloned(),
+        }
     }
 
     /// The value of the latest request to build again.

@@ -26,8 +26,6 @@ macro_rules! reasons {
 reasons! {
     /// The index is published and everything about it is as the spec says.
     Published,
-    /// Work has been seen and not begun.
-    Pending,
     /// Sources are being resolved in their registries or repositories.
     Resolving,
     /// What a build pushed is being fetched and checked.
@@ -58,6 +56,8 @@ reasons! {
     NoNodeForPlatform,
     /// Nodes of the platform exist and the scheduler accepts none of them.
     Unschedulable,
+    /// The cluster makes no pod for the build's Job.
+    PodNotCreated,
     /// The pod has a node and its container has not started yet.
     ContainerStarting,
     /// A build step failed.
@@ -74,6 +74,8 @@ reasons! {
     ImagePullFailed,
     /// The build context, or the Dockerfile in it, does not exist.
     ContextNotFound,
+    /// The build context was changed while it was being built.
+    ContextChanged,
     /// The build context cannot be reached.
     ContextUnavailable,
     /// A Secret that the spec names does not exist.
@@ -92,6 +94,9 @@ reasons! {
     ClusterError,
     /// A mistake in the operator itself.
     InternalError,
+    /// Work has been seen and not begun. What a newer operator has written reads as this too.
+    #[serde(other)]
+    Pending,
 }
 
 impl fmt::Display for Reason {

@@ -88,9 +88,6 @@ pub struct HistoryEntry {
 /// How far one platform is.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// Seen, nothing begun.
-    #[default]
-    Pending,
     /// Its source is being looked up.
     Resolving,
     /// Something that may change by itself stands in the way: no node, a registry that is down.
@@ -105,6 +102,10 @@ pub enum Phase {
     Failed,
     /// It is left out of the index.
     Skipped,
+    /// Seen, nothing begun. What a newer operator has written reads as this too.
+    #[default]
+    #[serde(other)]
+    Pending,
 }
 
 /// The state of one platform.

@@ -15,11 +15,14 @@ stop() {
 printf '%s' "$BUILDKITD_CONFIG" >"$work/buildkitd.toml"
 case "$CONTEXT_KIND" in
 configmap)
-  # A ConfigMap's files are links, which a build context must not follow: copy what they point at.
+  # A ConfigMap's files are links, which a build context must not follow: copy what they point at. All platforms
+  # build the same content, so what was edited since is refused.
   mkdir "$work/context"
-  for file in /context/* /context/.[!.]*; do
-    if [ -e "$file" ]; then cp -L "$file" "$work/context/"; fi
-  done
+  printf '%s' "$CONTEXT_FILES" | while read -r _ file; do cp -L "/context/$file" "$work/context/" || true; done
+  if ! (cd "$work/context" && printf '%s' "$CONTEXT_FILES" | sha256sum -c >/dev/null 2>&1); then
+    echo "error: the ConfigMap was edited after it was read"
+    exit 69
+  fi
   set -- "$@" --local "context=$work/context" --local "dockerfile=$work/context"
   ;;
 inline)

@@ -201,8 +201,13 @@ fn environment(
         ("USER", "user".to_owned()),
         ("XDG_RUNTIME_DIR", "/run/user/1000".to_owned()),
     ];
-    if let PinnedContext::Inline { dockerfile } = request.context {
-        environment.push(("INLINE_DOCKERFILE", dockerfile.clone()));
+    match request.context {
+        PinnedContext::Git { .. } => {}
+        PinnedContext::ConfigMap { files, .. } => {
+            let sums = files.iter().map(|(file, sum)| format!("{sum}  {file}\n")).collect();
+            environment.push(("CONTEXT_FILES", sums));
+        }
+        PinnedContext::Inline { dockerfile } => environment.push(("INLINE_DOCKERFILE", dockerfile.clone())),
     }
     if credentials.is_some() {
         environment.push(("DOCKER_CONFIG", DOCKER_CONFIG.to_owned()));

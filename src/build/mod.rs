@@ -6,6 +6,8 @@ mod report;
 pub use job::job;
 pub use report::{BuildReport, ExitCause};
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::api::{Build, LocalObjectReferenceRequired};
@@ -30,8 +32,8 @@ pub enum PinnedContext {
     ConfigMap {
         /// Its name.
         name: String,
-        /// SHA-256 over its keys and values, in hexadecimal digits.
-        content: String,
+        /// The SHA-256 of each of its files, in hexadecimal digits.
+        files: BTreeMap<String, String>,
     },
     /// A Dockerfile on its own.
     Inline {
@@ -90,9 +92,12 @@ impl BuildRequest<'_> {
                 part("commit", commit);
                 part("subPath", sub_path.as_deref().unwrap_or_default());
             }
-            PinnedContext::ConfigMap { name, content } => {
+            PinnedContext::ConfigMap { name, files } => {
                 part("configMap", name);
-                part("content", content);
+                for (file, content) in files {
+                    part("file", file);
+                    part("content", content);
+                }
             }
             PinnedContext::Inline { dockerfile } => part("inline", dockerfile),
         }

@@ -31,12 +31,14 @@ pub enum ExitCause {
     Timeout = 67,
     /// The context or the Dockerfile in it does not exist.
     Context = 68,
+    /// The ConfigMap that is the context was edited after it was read.
+    Changed = 69,
 }
 
 impl ExitCause {
     /// The causes that trying again does not cure.
-    pub const LASTING: [ExitCause; 4] =
-        [ExitCause::Build, ExitCause::Push, ExitCause::Timeout, ExitCause::Context];
+    pub const LASTING: [ExitCause; 5] =
+        [ExitCause::Build, ExitCause::Push, ExitCause::Timeout, ExitCause::Context, ExitCause::Changed];
 
     /// The cause behind an exit code.
     pub fn from_code(code: i32) -> Option<Self> {
@@ -50,6 +52,7 @@ impl ExitCause {
             ExitCause::Push => Reason::PushDenied,
             ExitCause::Timeout => Reason::BuildTimeout,
             ExitCause::Context => Reason::ContextNotFound,
+            ExitCause::Changed => Reason::ContextChanged,
         }
     }
 }

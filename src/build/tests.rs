@@ -183,7 +183,7 @@ fn credentials_are_mounted_as_a_file_and_stand_in_no_argument() {
 fn lasting_causes_fail_the_job_at_once() {
     let rules = Case::new().job()["spec"]["podFailurePolicy"]["rules"].clone();
     assert_eq!(rules[1]["action"], "FailJob");
-    assert_eq!(rules[1]["onExitCodes"]["values"], serde_json::json!([65, 66, 67, 68]));
+    assert_eq!(rules[1]["onExitCodes"]["values"], serde_json::json!([65, 66, 67, 68, 69]));
     assert_eq!(rules[0]["action"], "Ignore");
 }
 

@@ -29,6 +29,9 @@ async fn adopt(api: &Api<Job>, wanted: &Job) -> Result<(), Problem> {
     let Some(found) = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))? else {
         return Err(Problem::transient(Reason::JobConflict, format!("job/{name} was there and went")));
     };
+    if found.metadata.deletion_timestamp.is_some() {
+        return Err(Problem::transient(Reason::Pending, format!("an earlier job/{name} is being removed")));
+    }
     let identity = |job: &Job| {
         let owners = job.metadata.owner_references.clone().unwrap_or_default();
         let owner = owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid);

@@ -1,20 +1,20 @@
 //! Performs the tasks: every call to a registry, a git server or the API server on behalf of one image.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::tasks::{Perform, Problem};
 use super::{jobs, secrets::keyring};
-use crate::api::{MultiArchImage, Reason};
+use crate::api::{ANNOTATION_REBUILD, MultiArchImage, Reason};
 use crate::image::{self, PlatformCheck, ResolveError};
 use crate::plan::task::{Found, Task};
-use crate::registry::{Kind, Session};
+use crate::registry::{Digest, Kind, Session};
 use crate::{git, registry};
 
 /// The operator's hands.
@@ -75,7 +75,7 @@ impl Performer {
                 Ok(Found::Commit(self.git.resolve(&url, reference.as_deref()).await?))
             }
             Task::ReadConfigMap { name, dockerfile, .. } => {
-                self.read_config_map(namespace, &name, &dockerfile).await.map(Found::Content)
+                self.read_config_map(namespace, &name, &dockerfile).await.map(Found::Files)
             }
             Task::ResolveImage { reference, platform, .. } => {
                 let session = self.session(object).await?;
@@ -141,13 +141,13 @@ impl Performer {
         Ok(self.registry.session(Arc::new(keyring)))
     }
 
-    /// SHA-256 over a ConfigMap's keys and values.
+    /// The SHA-256 of every file of a ConfigMap.
     async fn read_config_map(
         &self,
         namespace: &str,
         name: &str,
         dockerfile: &str,
-    ) -> Result<String, Problem> {
+    ) -> Result<BTreeMap<String, String>, Problem> {
         let api: Api<ConfigMap> = Api::namespaced(self.cluster.clone(), namespace);
         let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
         let Some(config_map) = found else {
@@ -161,13 +161,9 @@ impl Performer {
             let message = format!("configmap/{name} has no key {dockerfile:?}; it has: {}", list(&keys));
             return Err(Problem::lasting(Reason::ContextNotFound, message));
         }
-        let mut hash = Sha256::new();
         let texts = data.iter().map(|(key, value)| (key, value.as_bytes()));
-        for (key, value) in texts.chain(binary.iter().map(|(key, value)| (key, value.0.as_slice()))) {
-            hash.update(format!("{}:{key}{}:", key.len(), value.len()));
-            hash.update(value);
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let files = texts.chain(binary.iter().map(|(key, value)| (key, value.0.as_slice())));
+        Ok(files.map(|(key, content)| (key.clone(), Digest::sha256(content).hex().to_owned())).collect())
     }
 }
 
@@ -229,7 +225,14 @@ impl From<ResolveError> for Problem {
 fn built(error: ResolveError) -> Problem {
     let problem = Problem::from(error);
     match problem.reason {
-        Reason::SourceNotFound => Problem { reason: Reason::BuildResultLost, ..problem },
+        Reason::SourceNotFound => Problem {
+            reason: Reason::BuildResultLost,
+            message: format!(
+                "{}; change the annotation {ANNOTATION_REBUILD} to build it again",
+                problem.message
+            ),
+            ..problem
+        },
         _ => problem,
     }
 }

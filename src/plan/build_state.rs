@@ -14,6 +14,9 @@ const LOG_TAIL_LIMIT: usize = 2048;
 /// How long the watch of pods may be behind the watch of Jobs before a missing pod counts as lost.
 const REPORT_GRACE: SignedDuration = SignedDuration::from_secs(10);
 
+/// How long the Job controller may take to create a pod before something must be in its way.
+const POD_GRACE: SignedDuration = SignedDuration::from_secs(15);
+
 /// What a build's Job and its pods say together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BuildState {
@@ -21,6 +24,8 @@ pub(super) enum BuildState {
     Foreign(String),
     /// The Job is being deleted; another of its name can be made when it is gone.
     Leaving,
+    /// Its pod has not been created yet, which takes a moment.
+    Unborn { until: Timestamp },
     /// Its pod is on the way to running, as every pod is for a moment.
     Starting { reason: Reason, message: String },
     /// Something outside the build stands in its way.
@@ -89,7 +94,7 @@ impl<'a> Build<'a> {
         if has_condition(self.job, "Failed") || has_condition(self.job, "FailureTarget") {
             return self.failed();
         }
-        self.running(nodes)
+        self.running(nodes, now)
     }
 
     fn succeeded(&self, now: Timestamp) -> BuildState {
@@ -125,13 +130,23 @@ impl<'a> Build<'a> {
         BuildState::Failed { reason, message, log_tail: terminated(pod).and_then(tail) }
     }
 
-    fn running(&self, nodes: &[(String, String)]) -> BuildState {
-        let Some(pod) = self.latest_pod() else {
-            return BuildState::Starting {
-                reason: Reason::Pending,
-                message: "its pod is being created".to_owned(),
-            };
-        };
+    /// A Job whose pod is forbidden, by Pod Security, a quota or a webhook, has none, and only its events say so.
+    fn without_pod(&self, now: Timestamp) -> BuildState {
+        let created = self.job.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
+        let until = created.saturating_add(POD_GRACE).unwrap_or(now);
+        if now < until {
+            return BuildState::Unborn { until };
+        }
+        let name = self.job.metadata.name.as_deref().unwrap_or_default();
+        let message = format!(
+            "the cluster makes no pod for it; `kubectl describe job {name}` says why: a Pod Security level other \
+             than privileged, a quota or an admission webhook may forbid it"
+        );
+        BuildState::Waiting { reason: Reason::PodNotCreated, message }
+    }
+
+    fn running(&self, nodes: &[(String, String)], now: Timestamp) -> BuildState {
+        let Some(pod) = self.latest_pod() else { return self.without_pod(now) };
         match phase(pod) {
             "Running" => {
                 BuildState::Building { message: format!("running on {}", node(pod).unwrap_or("a node")) }

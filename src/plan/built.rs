@@ -58,11 +58,7 @@ pub(super) fn step(
 
 fn create(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>) -> Step {
     let name = request.job_name();
-    let credentials = match request.registry_secrets {
-        [] => None,
-        [only] => Some(only.name.as_str()),
-        _ => Some(name.as_str()),
-    };
+    let credentials = (!request.registry_secrets.is_empty()).then_some(name.as_str());
     let Some(owner) = api::owner_reference(planner.image) else {
         return step.at(Phase::Failed, Reason::ClusterError, "the MultiArchImage has no UID");
     };
@@ -90,10 +86,16 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
         BuildState::Leaving => {
             step.at(Phase::Pending, Reason::Pending, format!("an earlier job/{name} is being removed"))
         }
-        BuildState::Starting { reason, message } => match no_secret {
-            Some(failure) => step.failed(failure),
-            None => step.at(Phase::Pending, reason, format!("{message} (job/{name})")),
-        },
+        BuildState::Unborn { .. } | BuildState::Starting { .. } if let Some(failure) = no_secret => {
+            step.failed(failure)
+        }
+        BuildState::Unborn { until } => {
+            step.grace = Some(until);
+            step.at(Phase::Pending, Reason::Pending, format!("its pod is being created (job/{name})"))
+        }
+        BuildState::Starting { reason, message } => {
+            step.at(Phase::Pending, reason, format!("{message} (job/{name})"))
+        }
         BuildState::Waiting { reason, message } => {
             step.at(Phase::Waiting, reason, format!("{message} (job/{name})"))
         }
@@ -117,10 +119,11 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
     }
 }
 
-/// The builder reads one file: several registry secrets are merged into a Secret that goes with the Job.
+/// The builder reads one file and knows hosts only: what the registry secrets give for the target is merged into a Secret
+/// that goes with the Job.
 fn merge_secrets(planner: &Planner<'_>, request: &BuildRequest<'_>, build: &Build<'_>) -> Option<Task> {
     let is_ours = build_state::is_owned_by(build.job, planner.image);
-    if request.registry_secrets.len() < 2 || build_state::has_finished(build.job) || !is_ours {
+    if request.registry_secrets.is_empty() || build_state::has_finished(build.job) || !is_ours {
         return None;
     }
     Some(Task::MergeSecrets {

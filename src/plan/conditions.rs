@@ -21,7 +21,10 @@ pub enum Verdict {
     /// Published as the spec says.
     Published(String),
     /// `spec.suspend`.
-    Suspended,
+    Suspended {
+        /// What the spec asks for is published, as far as was last seen.
+        published: bool,
+    },
 }
 
 /// Sets the conditions of a status: at work is Ready Unknown and Reconciling True; lasting failure is Ready False
@@ -41,8 +44,8 @@ pub(super) fn write(status: &mut MultiArchImageStatus, verdict: &Verdict, epoch:
             vec![("Ready", "False", *reason, message.clone()), ("Stalled", "True", *reason, message.clone())]
         }
         Verdict::Published(message) => vec![("Ready", "True", Reason::Published, message.clone())],
-        Verdict::Suspended if published => vec![("Ready", "True", suspended.0, suspended.1)],
-        Verdict::Suspended => vec![("Ready", "Unknown", suspended.0, suspended.1)],
+        Verdict::Suspended { published: true } => vec![("Ready", "True", suspended.0, suspended.1)],
+        Verdict::Suspended { published: false } => vec![("Ready", "Unknown", suspended.0, suspended.1)],
     };
     let conditions = wanted
         .into_iter()

@@ -48,8 +48,8 @@ fn pin_context(
         let task =
             Task::ReadConfigMap { epoch, name: config_map.name.clone(), dockerfile: dockerfile.to_owned() };
         return looked_up(planner, task, format!("configmap/{}", config_map.name), |found| match found {
-            Found::Content(content) => {
-                Some(PinnedContext::ConfigMap { name: config_map.name.clone(), content: content.clone() })
+            Found::Files(files) => {
+                Some(PinnedContext::ConfigMap { name: config_map.name.clone(), files: files.clone() })
             }
             _ => None,
         });

@@ -228,12 +228,14 @@ impl Planner<'_> {
         let tasks: Vec<Task> =
             self.own_jobs().filter(|job| !build_state::has_finished(job)).filter_map(delete).collect();
         status.platforms = self.image.spec.platforms.iter().map(|entry| self.begin(entry).status).collect();
+        let published =
+            conditions::is_true(&status, "Ready") && publication::has_all(&status, &self.image.spec);
         for platform in status.platforms.iter_mut().filter(|platform| platform.phase != Phase::Ready) {
             platform.phase = Phase::Pending;
             platform.reason = Some(Reason::Suspended);
             platform.message = Some("spec.suspend is true".to_owned());
         }
-        conditions::write(&mut status, &Verdict::Suspended, &self.epoch, self.now);
+        conditions::write(&mut status, &Verdict::Suspended { published }, &self.epoch, self.now);
         let wake_after = self.observed.wake_after(&tasks, vec![], self.now);
         Plan { status, tasks, wake_after }
     }

@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::conditions::Verdict;
 use super::task::{Fact, Failure, Task};
 use super::{Planner, Step};
-use crate::api::{HistoryEntry, MultiArchImageStatus, Phase, Published, PublishedTag, Reason};
+use crate::api::{
+    HistoryEntry, MultiArchImageSpec, MultiArchImageStatus, Phase, Published, PublishedTag, Reason, Target,
+};
 use crate::image::{AssembledIndex, ResolvedImage};
 
 /// Earlier publications that the status remembers.
@@ -40,11 +42,7 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
         Err(message) => return publication(Verdict::Failed(Reason::InvalidSpec, message)),
     };
     let target = &planner.image.spec.target;
-    let tags: Vec<PublishedTag> = target
-        .tags
-        .iter()
-        .map(|tag| PublishedTag { name: tag.clone(), repository: target.repository.clone() })
-        .collect();
+    let tags = tags(target);
     let message = format!("{} at {}:{}", index.descriptor.digest, target.repository, target.tags.join(", "));
     let is_published = status.digest.as_deref() == Some(index.descriptor.digest.as_str())
         && status.published.as_ref().is_some_and(|published| published.tags == tags);
@@ -70,6 +68,17 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
             Publication { verdict: outcome(verdict), task }
         }
     }
+}
+
+fn tags(target: &Target) -> Vec<PublishedTag> {
+    let tag = |name: &String| PublishedTag { name: name.clone(), repository: target.repository.clone() };
+    target.tags.iter().map(tag).collect()
+}
+
+/// Whether every platform is ready and every tag of the spec was published, as far as the status knows.
+pub(super) fn has_all(status: &MultiArchImageStatus, spec: &MultiArchImageSpec) -> bool {
+    status.platforms.iter().all(|platform| platform.phase == Phase::Ready)
+        && status.published.as_ref().is_some_and(|published| published.tags == tags(&spec.target))
 }
 
 fn assemble(steps: &[Step]) -> Result<AssembledIndex, String> {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::task::Task;
 use super::{Plan, build_state, notes};
-use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, Reason};
+use crate::api::{
+    ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, PlatformStatus, Reason,
+};
 use scene::{COMMIT, REPOSITORY, Scene, ended};
 
 fn sources() -> Scene {
@@ -224,6 +226,7 @@ fn exit_codes_of_the_build_script_become_reasons() {
         (66, Reason::PushDenied),
         (67, Reason::BuildTimeout),
         (68, Reason::ContextNotFound),
+        (69, Reason::ContextChanged),
         (1, Reason::BuildFailed),
     ] {
         let mut scene = building();
@@ -527,21 +530,53 @@ fn a_missing_secret_holds_everything_and_is_named() {
 }
 
 #[test]
-fn several_secrets_are_merged_for_the_builder_and_one_is_mounted_as_it_is() {
-    let spec = |names: Value| {
-        json!({
-            "platforms": [{"platform": "linux/amd64"}],
-            "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}},
-            "registrySecrets": names,
-        })
-    };
-    let merges = |plan: &Plan| plan.tasks.iter().any(|task| matches!(task, Task::MergeSecrets { .. }));
-    let mut one = Scene::new(spec(json!([{"name": "a"}])));
-    assert!(!merges(&one.run()));
-    let mut two = Scene::new(spec(json!([{"name": "a"}, {"name": "b"}])));
-    assert!(merges(&two.run()));
-    let job = serde_json::to_string(&*two.observed.jobs[0]).expect("JSON");
-    assert!(job.contains(&format!("\"secretName\":\"{}\"", two.job_name("linux-amd64"))), "{job}");
+fn the_registry_secrets_are_merged_into_the_one_file_that_the_builder_reads() {
+    let mut scene = Scene::new(json!({
+        "platforms": [{"platform": "linux/amd64"}],
+        "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}},
+        "registrySecrets": [{"name": "a"}],
+    }));
+    let plan = scene.run();
+    assert!(plan.tasks.iter().any(|task| matches!(task, Task::MergeSecrets { .. })));
+    let job = serde_json::to_string(&*scene.observed.jobs[0]).expect("JSON");
+    assert!(job.contains(&format!("\"secretName\":\"{}\"", scene.job_name("linux-amd64"))), "{job}");
+}
+
+#[test]
+fn a_job_that_gets_no_pod_is_told_after_a_while() {
+    let mut scene = building();
+    let created = Time(scene.now);
+    for job in &mut scene.observed.jobs {
+        Arc::make_mut(job).metadata.creation_timestamp = Some(created.clone());
+    }
+    let plan = scene.plan();
+    assert_eq!(scene.platform("linux/amd64").phase, Phase::Pending);
+    assert_eq!(plan.wake_after, Some(SignedDuration::from_secs(15)));
+    scene.now = scene.now.saturating_add(SignedDuration::from_secs(15)).expect("a time");
+    scene.plan();
+    let amd64 = scene.platform("linux/amd64");
+    assert_eq!((amd64.phase, amd64.reason), (Phase::Waiting, Some(Reason::PodNotCreated)));
+    assert!(amd64.message.as_ref().expect("a message").contains("kubectl describe job web-linux-amd64-"));
+}
+
+#[test]
+fn suspending_what_is_published_keeps_it_ready_and_suspending_what_is_not_does_not() {
+    let mut scene = published();
+    scene.edit(|image| image.spec.suspend = true);
+    scene.plan();
+    assert_eq!(scene.ready(), ("True", "Suspended"));
+    scene.edit(|image| image.spec.target.tags.push("edge".to_owned()));
+    scene.plan();
+    assert_eq!(scene.ready(), ("Unknown", "Suspended"));
+}
+
+#[test]
+fn a_status_that_a_newer_operator_wrote_can_be_read() {
+    let status: PlatformStatus = serde_json::from_value(json!({
+        "platform": "linux/amd64", "phase": "Teleporting", "reason": "WarpCoreCold", "somethingNew": 1,
+    }))
+    .expect("it is read");
+    assert_eq!((status.phase, status.reason), (Phase::Pending, Some(Reason::Pending)));
 }
 
 #[test]

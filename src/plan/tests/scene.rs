@@ -62,7 +62,9 @@ impl Scene {
     pub fn succeed(&mut self, task: &Task) {
         let found = match task {
             Task::ResolveCommit { .. } => Found::Commit(COMMIT.to_owned()),
-            Task::ReadConfigMap { .. } => Found::Content("c0ffee".to_owned()),
+            Task::ReadConfigMap { .. } => {
+                Found::Files([("Dockerfile".to_owned(), "c0ffee".to_owned())].into())
+            }
             Task::ResolveImage { reference, platform, .. } => {
                 Found::Image(Arc::new(child(reference.repository(), &platform.to_string())))
             }
