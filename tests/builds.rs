@@ -285,7 +285,6 @@ async fn a_config_map_is_a_context_that_is_looked_for_read_once_and_pinned() {
     assert_eq!(said, "hello from a ConfigMap");
 
     // The build waits for a node while its context is edited under it.
-    let mut spec = spec;
     spec["target"]["repository"] = json!(world.repository("late"));
     spec["build"]["pod"] = json!({"nodeSelector": {"test.multiarch.dev/late": world.namespace}});
     world.apply("late", spec).await;
