@@ -151,6 +151,8 @@ impl<'a> Build<'a> {
             "Running" => {
                 BuildState::Building { message: format!("running on {}", node(pod).unwrap_or("a node")) }
             }
+            // The Job is about to fail for the same cause, and no attempt follows.
+            "Failed" if is_lasting(pod) => BuildState::Building { message: "ending".to_owned() },
             "Failed" => {
                 let (reason, message) = cause(pod);
                 BuildState::Waiting { reason, message: format!("{message}; another attempt follows") }
@@ -197,6 +199,10 @@ fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
             BuildState::Waiting { reason: Reason::ContainerStarting, message: format!("{reason}: {message}") }
         }
     }
+}
+
+fn is_lasting(pod: &Pod) -> bool {
+    terminated(pod).is_some_and(|end| ExitCause::from_code(end.exit_code).is_some())
 }
 
 /// Why a failed pod failed.

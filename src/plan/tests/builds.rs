@@ -84,6 +84,20 @@ fn exit_codes_of_the_build_script_become_reasons() {
 }
 
 #[test]
+fn another_attempt_is_announced_only_where_one_follows() {
+    for (code, phase) in [(1, Phase::Waiting), (65, Phase::Building)] {
+        let mut scene = building();
+        scene.pod("linux-arm64", "pod", ended(code, "Error", "error: something"));
+        scene.run();
+        let arm64 = scene.platform("linux/arm64");
+        assert_eq!(arm64.phase, phase, "exit code {code}");
+        let announced =
+            arm64.message.as_ref().is_some_and(|message| message.contains("another attempt follows"));
+        assert_eq!(announced, phase == Phase::Waiting);
+    }
+}
+
+#[test]
 fn when_git_fails_the_message_has_gits_own_words() {
     let mut scene = building();
     let log = "#1 ERROR: x\nerror: failed to solve: failed to fetch remote https://git.test/web.git: git stderr:\n\
