@@ -62,6 +62,9 @@ struct Entry {
     running: Option<AbortHandle>,
     fact: Option<Fact>,
     attempts: u32,
+    /// How long after a good end it is done once more, if it is still wanted.
+    repeat_after: Option<SignedDuration>,
+    repeat_at: Option<Timestamp>,
     /// When it was started last. Who edits or asks anew has perhaps mended what failed: the failure of an earlier
     /// epoch is forgotten, while what is done or under way stays.
     epoch: Epoch,
@@ -118,6 +121,7 @@ impl Tasks {
             }
             if entry.is_due(now) {
                 entry.epoch = epoch.clone();
+                entry.repeat_after = task.repeat_after();
                 let work = performer.perform(object, task);
                 entry.running = Some(self.start(object.clone(), key, work));
             }
@@ -155,7 +159,10 @@ impl Tasks {
         }
         entry.running = None;
         match result {
-            Ok(found) => entry.fact = Some(Fact::Known(found)),
+            Ok(found) => {
+                entry.fact = Some(Fact::Known(found));
+                entry.repeat_at = entry.repeat_after.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+            }
             Err(problem) => {
                 entry.attempts += 1;
                 let wait = Failure::retry_after(problem.transient, entry.attempts, problem.retry_after);
@@ -179,7 +186,8 @@ impl Entry {
 
     fn is_due(&self, now: Timestamp) -> bool {
         match (&self.running, &self.fact) {
-            (Some(_), _) | (_, Some(Fact::Known(_))) => false,
+            (Some(_), _) => false,
+            (None, Some(Fact::Known(_))) => self.repeat_at.is_some_and(|at| at <= now),
             (None, Some(Fact::Failed(failure))) => failure.retry_at <= now,
             (None, None) => true,
         }
@@ -203,6 +211,32 @@ mod tests {
         ) -> impl Future<Output = Result<Found, Problem>> + Send + 'static {
             std::future::ready(Err(Problem::lasting(Reason::PushDenied, "denied")))
         }
+    }
+
+    struct Succeed;
+
+    impl Perform for Succeed {
+        fn perform(
+            &self,
+            _: &Object,
+            _: Task,
+        ) -> impl Future<Output = Result<Found, Problem>> + Send + 'static {
+            std::future::ready(Ok(Found::Done))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_effect_is_never_seen_is_done_again_in_time_and_not_before() {
+        let (ended, mut ends) = unbounded();
+        let (tasks, object, epoch) = (Tasks::new(ended), Object::new("web"), Epoch::default());
+        let wanted = vec![Task::DeleteJob { name: "web".into(), uid: "uid".into() }];
+        let now = Timestamp::now();
+        tasks.want(&object, wanted.clone(), &epoch, now, &Succeed);
+        ends.next().await;
+        tasks.want(&object, wanted.clone(), &epoch, now, &Succeed);
+        assert!(ends.try_recv().is_err(), "it was done once");
+        tasks.want(&object, wanted, &epoch, now + SignedDuration::from_secs(60), &Succeed);
+        assert!(ends.next().await.is_some());
     }
 
     #[tokio::test]

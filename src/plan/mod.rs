@@ -50,7 +50,11 @@ impl Observed {
     /// already is running again, and its end is announced.
     fn wake_after(&self, tasks: &[Task], graces: Vec<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
         let retries = tasks.iter().filter_map(|task| Some(self.failure(task)?.retry_at));
-        let next = retries.chain(graces).filter(|at| *at > now).min()?;
+        let repeats = tasks.iter().filter_map(|task| match self.facts.get(task)? {
+            Fact::Known(_) => now.checked_add(task.repeat_after()?).ok(),
+            Fact::Failed(_) => None,
+        });
+        let next = retries.chain(graces).chain(repeats).filter(|at| *at > now).min()?;
         Some(next.duration_since(now))
     }
 

@@ -122,7 +122,16 @@ pub enum Task {
     },
 }
 
+/// How long the watch may take to show what a write to the cluster did.
+const EFFECT_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
 impl Task {
+    /// When a task that ended well and is still wanted is done once more. A Job that was created and is not seen has
+    /// gone again between two looks of the watch; doing it twice changes nothing where it has not.
+    pub fn repeat_after(&self) -> Option<SignedDuration> {
+        matches!(self, Task::CreateJob { .. } | Task::DeleteJob { .. }).then_some(EFFECT_GRACE)
+    }
+
     /// Tells this work from any other of the same `MultiArchImage`.
     pub fn key(&self) -> String {
         match self {

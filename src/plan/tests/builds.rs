@@ -7,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::scene::{COMMIT, Scene, ended};
-use super::{building, created, deleted, publishes};
+use super::{building, builds, created, deleted, publishes};
 use crate::api::{ANNOTATION_REBUILD, Phase, Reason};
 use crate::plan::build_state;
-use crate::plan::task::Task;
+use crate::plan::task::{Fact, Found, Task};
 
 #[test]
 fn every_platform_is_built_from_the_same_commit() {
@@ -240,6 +240,19 @@ fn a_job_that_gets_no_pod_is_told_after_a_while() {
     let amd64 = scene.platform("linux/amd64");
     assert_eq!((amd64.phase, amd64.reason), (Phase::Waiting, Some(Reason::PodNotCreated)));
     assert!(amd64.message.as_ref().expect("a message").contains("kubectl describe job web-linux-amd64-"));
+}
+
+#[test]
+fn a_job_that_was_created_and_is_never_seen_is_looked_after() {
+    let mut scene = building();
+    let mut unseen = builds();
+    unseen.observed.status = scene.plan().status;
+    let plan = unseen.plan();
+    assert_eq!(created(&plan).len(), 2);
+    for task in &plan.tasks {
+        unseen.observed.facts.insert(task.key(), Fact::Known(Found::Done));
+    }
+    assert_eq!(unseen.plan().wake_after, Some(SignedDuration::from_secs(30)));
 }
 
 #[test]
