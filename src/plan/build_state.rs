@@ -216,6 +216,16 @@ fn cause(pod: &Pod) -> (Reason, String) {
     match pod_reason {
         "Evicted" => return (Reason::BuildEvicted, pod_message.to_owned()),
         "DeadlineExceeded" => return (Reason::BuildTimeout, pod_message.to_owned()),
+        // A kubelet refuses what the scheduler gave it, where its node has changed in between.
+        refused
+            if refused.starts_with("OutOf")
+                || matches!(refused, "NodeAffinity" | "UnexpectedAdmissionError") =>
+        {
+            return (
+                Reason::BuildEvicted,
+                format!("the node refused the pod: {refused} {pod_message}").trim_end().to_owned(),
+            );
+        }
         _ => {}
     }
     let Some(end) = terminated(pod) else {

@@ -92,7 +92,7 @@ func (k *kube) nodeArchPolicy(ctx context.Context) error {
 			"failurePolicy": "Fail", "reinvocationPolicy": "Never",
 			"matchConstraints": object{"resourceRules": []any{object{
 				"apiGroups": []string{""}, "apiVersions": []string{"v1"},
-				"operations": []string{"CREATE", "UPDATE"}, "resources": []string{"nodes"},
+				"operations": []string{"CREATE", "UPDATE"}, "resources": []string{"nodes", "nodes/status"},
 			}}},
 			"matchConditions": []any{object{"name": "named-by-the-rig", "expression": `object.metadata.name.matches("^node-[a-z0-9]+(-[0-9]+)?$")`}},
 			"mutations": []any{object{

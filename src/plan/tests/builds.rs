@@ -118,6 +118,7 @@ fn when_git_fails_the_message_has_gits_own_words() {
 fn what_the_kubelet_says_of_a_dead_pod_goes_before_its_exit_code() {
     let cases = [
         (ended(137, "OOMKilled", ""), Reason::BuildOutOfMemory),
+        (json!({"phase": "Failed", "reason": "NodeAffinity"}), Reason::BuildEvicted),
         (json!({"phase": "Failed", "reason": "Evicted", "message": "low on disk"}), Reason::BuildEvicted),
         (
             json!({"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}),
