@@ -13,8 +13,6 @@ pub use status::*;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 
-/// The API group.
-pub const GROUP: &str = "multiarch.dev";
 /// Field manager of every server-side apply, and the `reportingController` of events.
 pub const MANAGER: &str = "multiarch-operator";
 /// Label on Jobs and pods: the name of the `MultiArchImage` they work for.

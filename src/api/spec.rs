@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
+use k8s_openapi::api::core::v1::Toleration;
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -212,12 +212,6 @@ pub struct LocalObjectReferenceRequired {
 
 /// The name of a Secret of the same namespace.
 pub type SecretReference = LocalObjectReferenceRequired;
-
-impl From<&LocalObjectReferenceRequired> for LocalObjectReference {
-    fn from(reference: &LocalObjectReferenceRequired) -> Self {
-        Self { name: reference.name.clone() }
-    }
-}
 
 /// What the build's pod needs beyond the platform, which always decides os and architecture.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

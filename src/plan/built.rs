@@ -48,7 +48,7 @@ pub(super) fn step(
     if let Some(digest) = step.status.digest.clone() {
         return inspect(planner, step, platform, &digest);
     }
-    match planner.observed.jobs.iter().find(|job| job.metadata.name.as_deref() == Some(&name)) {
+    match job_of(planner, &name) {
         Some(job) => follow(planner, step, &request, &Build::new(job, &planner.observed.pods)),
         // The Job of a failed build may go; that it failed stays known until something about the build changes.
         None if step.status.phase == Phase::Failed && step.status.finished_at.is_some() => step,
