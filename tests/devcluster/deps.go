@@ -40,7 +40,7 @@ var needs = []need{
 	{"gcc", "builds runc", true, program("gcc")},
 	{"iproute2", "makes the rig's addresses", true, program("ip")},
 	{"libc6-dev", "builds runc", true, anyFile("/usr/lib/*/libc.a", "/usr/lib/libc.a")},
-	{"libseccomp-dev", "builds runc", true, anyFile("/usr/include/seccomp.h", "/usr/include/*/seccomp.h")},
+	{"libseccomp-dev", "builds runc", true, anyFile("/usr/lib/*/pkgconfig/libseccomp.pc", "/usr/lib*/pkgconfig/libseccomp.pc", "/usr/share/pkgconfig/libseccomp.pc")},
 	{"pkg-config", "builds runc", true, program("pkg-config")},
 	{"qemu-user-static", "runs other architectures' programs", true, anyFile("/usr/bin/qemu-aarch64-static")},
 	{"uidmap", "goes into the builder image", true, program("newuidmap")},
