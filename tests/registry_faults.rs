@@ -309,7 +309,12 @@ fn uploads(asked: &Asked, mount: fn() -> Answer) -> Answer {
 async fn copy_blob(
     server: &FaultServer,
 ) -> Result<multiarch::registry::Delivery, multiarch::registry::Error> {
-    anonymous().copy_blob(&repository(server, "team/base"), &repository(server, "team/web"), &blob()).await
+    let (client, source, target) =
+        (client(), repository(server, "team/base"), repository(server, "team/web"));
+    let session = client.session(Arc::new(Keyring::default()));
+    let result = session.copy_blob(&source, &target, &blob()).await;
+    client.settle(Duration::from_secs(10)).await;
+    result
 }
 
 #[tokio::test]
@@ -383,8 +388,103 @@ async fn a_wrong_blob_is_never_sent_whole_and_its_upload_is_cancelled() {
     }
 }
 
+/// Serves the rest of the blob, and breaks off the first time.
+fn breaking_off(asked: &Asked, first: bool) -> Answer {
+    match asked.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')) {
+        _ if first => Answer::status(200).cut_off(&BLOB[..10]),
+        None => Answer::status(200).body(BLOB),
+        Some(start) => {
+            let start: usize = start.parse().unwrap();
+            let range = format!("bytes {start}-{}/{}", BLOB.len() - 1, BLOB.len());
+            Answer::status(206).header("Content-Range", range).body(&BLOB[start..])
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_blob_that_breaks_off_is_copied_again_from_the_start() {
+async fn a_blob_that_breaks_off_is_read_on_where_it_broke_off() {
+    let count = AtomicUsize::new(0);
+    let server = FaultServer::start(move |asked| match asked.method.as_str() {
+        "GET" => breaking_off(asked, count.fetch_add(1, Ordering::SeqCst) == 0),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    copy_blob(&server).await.unwrap();
+    let (gets, puts): (Vec<Asked>, Vec<Asked>) = server
+        .asked()
+        .into_iter()
+        .filter(|a| matches!(a.method.as_str(), "GET" | "PUT"))
+        .partition(|a| a.method == "GET");
+    assert_eq!(
+        gets.iter().map(|get| get.headers.get("range").cloned()).collect::<Vec<_>>(),
+        [None, Some("bytes=10-".into())]
+    );
+    assert_eq!((puts.len(), puts[0].body.as_slice()), (1, BLOB), "one upload, unbroken");
+}
+
+/// A registry that keeps what it got of an upload that broke off, and wants no part larger than `limit`.
+struct PartialUploads {
+    kept: std::sync::Mutex<Vec<u8>>,
+    limit: usize,
+}
+
+impl PartialUploads {
+    fn answer(&self, asked: &Asked) -> Answer {
+        let mut kept = self.kept.lock().unwrap();
+        let opened = |kept: &[u8]| {
+            let range = format!("0-{}", kept.len().saturating_sub(1));
+            Answer::status(204)
+                .header("Location", format!("/upload?at={}", kept.len()))
+                .header("Range", range)
+        };
+        match (asked.method.as_str(), asked.target.as_str()) {
+            ("GET", "/upload?at=0") => opened(&kept),
+            ("PATCH" | "PUT", _) if asked.body.len() > self.limit => {
+                // What is too much is lost on the way.
+                kept.extend_from_slice(&asked.body[..self.limit]);
+                Answer::status(502)
+            }
+            ("PATCH", _) => {
+                let range = asked.headers["content-range"].clone();
+                assert_eq!(range, format!("{}-{}", kept.len(), kept.len() + asked.body.len() - 1));
+                kept.extend_from_slice(&asked.body);
+                let location = format!("/upload?at={}", kept.len());
+                Answer::status(202).header("Location", location)
+            }
+            ("PUT", _) => {
+                kept.extend_from_slice(&asked.body);
+                Answer::status(if kept.as_slice() == BLOB { 201 } else { 400 })
+            }
+            _ => uploads(asked, || Answer::status(404)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_goes_on_where_the_registry_has_it() {
+    let registry = PartialUploads { kept: Default::default(), limit: 20 };
+    let server = FaultServer::start(move |asked| match asked.method.as_str() {
+        "POST" if !asked.target.contains("mount") => Answer::status(202).header("Location", "/upload?at=0"),
+        "GET" if asked.target.contains("/blobs/") => breaking_off(asked, false),
+        _ => registry.answer(asked),
+    })
+    .await;
+    copy_blob(&server).await.unwrap();
+    let writes: Vec<String> = server.lines().into_iter().filter(|line| line.contains("/upload?")).collect();
+    let digest = blob().digest.to_string().replace(':', "%3A");
+    assert_eq!(
+        writes,
+        [
+            format!("PUT /upload?at=0&digest={digest}"),
+            "GET /upload?at=0".to_owned(),
+            "PATCH /upload?at=20".to_owned(),
+            format!("PUT /upload?at=24&digest={digest}"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_read_on_is_copied_again_from_the_start() {
     let count = AtomicUsize::new(0);
     let server = FaultServer::start(move |asked| match asked.method.as_str() {
         "GET" if count.fetch_add(1, Ordering::SeqCst) == 0 => Answer::status(200).cut_off(&BLOB[1..]),

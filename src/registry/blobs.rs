@@ -1,10 +1,14 @@
 //! Blobs: looked for, read, mounted from a neighbour or streamed from one repository to another.
 
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
-use reqwest::{Body, Method, Response, StatusCode, Url};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use super::blob_reader::{BlobStore, ByteStream};
 
 use super::descriptor::Descriptor;
 use super::digest::Digest;
@@ -13,8 +17,7 @@ use super::manifests::verified;
 use super::reference::Repository;
 use super::scope::Scopes;
 use super::session::{Content, Request, Session};
-use super::transport::authority;
-use super::verify::Verifier;
+use super::upload::{Upload, header};
 
 /// How a blob came to be in its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +34,52 @@ pub enum Delivery {
 enum Mount {
     Done,
     /// The registry would rather have the bytes, and has opened an upload for them.
-    Upload(Url),
+    Upload(Upload),
+}
+
+/// The blobs of a repository as its registry serves them.
+#[derive(Clone)]
+pub struct RepositoryBlobs {
+    session: Session,
+    repository: Repository,
+}
+
+impl BlobStore for RepositoryBlobs {
+    fn place(&self, blob: &Descriptor) -> String {
+        blob_name(&self.repository, &blob.digest)
+    }
+
+    fn open(&self, blob: &Descriptor, offset: u64) -> BoxFuture<'static, Result<ByteStream, Error>> {
+        let (this, digest) = (self.clone(), blob.digest.clone());
+        async move { this.get(&digest, offset).await }.boxed()
+    }
+}
+
+impl RepositoryBlobs {
+    async fn get(&self, digest: &Digest, offset: u64) -> Result<ByteStream, Error> {
+        let session = &self.session;
+        let mut request = session.blob_request(&self.repository, digest, Method::GET, "fetching the blob")?;
+        if offset > 0 {
+            request.headers.insert(RANGE, header(&format!("bytes={offset}-")));
+        }
+        let response = session.send(&request).await?;
+        if offset > 0 && !begins_at(&response, offset) {
+            return Err(request.operation.error(Kind::Unsupported, "the registry serves no parts of blobs"));
+        }
+        let (client, operation) = (session.client().clone(), request.operation);
+        let chunks = stream::try_unfold(response, move |mut response| {
+            let (client, operation) = (client.clone(), operation.clone());
+            async move { Ok(client.chunk(&operation, &mut response).await?.map(|chunk| (chunk, response))) }
+        });
+        Ok(chunks.boxed())
+    }
+}
+
+/// RFC 9110, section 14.4: whether this is the part that was asked for.
+fn begins_at(response: &Response, offset: u64) -> bool {
+    let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    response.status() == StatusCode::PARTIAL_CONTENT
+        && range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")))
 }
 
 impl Session {
@@ -46,6 +94,11 @@ impl Session {
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Denied) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The blobs of a repository, to be read.
+    pub fn blobs_of(&self, repository: &Repository) -> RepositoryBlobs {
+        RepositoryBlobs { session: self.clone(), repository: repository.clone() }
     }
 
     /// The verified bytes of a blob that is not larger than `limit` bytes.
@@ -90,23 +143,46 @@ impl Session {
         let mut opened = None;
         if source.registry() == target.registry() {
             match self.mount(source, target, &blob.digest).await {
-                Ok(Mount::Done) => return Ok(Delivery::Mounted),
-                Ok(Mount::Upload(location)) => opened = Some(location),
+                Ok(Mount::Done) => return Ok(self.delivered(target, blob, Delivery::Mounted)),
+                Ok(Mount::Upload(upload)) => opened = Some(upload),
                 Err(error) => tracing::debug!(%error, "mount refused, trying otherwise"),
             }
         }
+        self.deliver(target, blob, Arc::new(self.blobs_of(source)), opened).await
+    }
+
+    /// Brings a blob into a repository, from `store` if it is not there yet.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or the target cannot be written.
+    pub async fn push_blob(
+        &self,
+        target: &Repository,
+        blob: &Descriptor,
+        store: Arc<dyn BlobStore>,
+    ) -> Result<Delivery, Error> {
+        let _guard = self.client().uploads().enter(target, &blob.digest).await;
+        self.deliver(target, blob, store, None).await
+    }
+
+    async fn deliver(
+        &self,
+        target: &Repository,
+        blob: &Descriptor,
+        store: Arc<dyn BlobStore>,
+        opened: Option<Upload>,
+    ) -> Result<Delivery, Error> {
         if self.has_blob(target, &blob.digest).await? {
-            self.cancel(target, opened).await;
-            return Ok(Delivery::Present);
+            return Ok(self.delivered(target, blob, Delivery::Present));
         }
-        let opened = Mutex::new(opened);
-        let upload = || async {
-            // The upload that a refused mount has opened serves the first attempt.
-            let location = opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            self.upload(source, target, blob, location).await
-        };
-        self.client().retry().run(upload).await?;
-        Ok(Delivery::Uploaded)
+        self.observer().begun(target, blob);
+        self.upload(target, blob, store, opened).await?;
+        Ok(self.delivered(target, blob, Delivery::Uploaded))
+    }
+
+    fn delivered(&self, target: &Repository, blob: &Descriptor, delivery: Delivery) -> Delivery {
+        self.observer().delivered(target, blob, delivery);
+        delivery
     }
 
     /// Distribution spec, "Mounting a blob from another repository". Tried once: the other ways are open.
@@ -119,99 +195,8 @@ impl Session {
         let response = self.attempt(&request).await?;
         match response.status() {
             StatusCode::CREATED => Ok(Mount::Done),
-            _ => Ok(Mount::Upload(self.location(&request.operation, &response)?)),
+            _ => Ok(Mount::Upload(Upload::opened(self, target, digest, &response)?)),
         }
-    }
-
-    /// Sends the blob from source to target as its bytes arrive, in one `PUT`. Sends once.
-    async fn upload(
-        &self,
-        source: &Repository,
-        target: &Repository,
-        blob: &Descriptor,
-        opened: Option<Url>,
-    ) -> Result<(), Error> {
-        let get = self.blob_request(source, &blob.digest, Method::GET, "fetching the blob")?;
-        let content = match self.attempt(&get).await {
-            Ok(content) => content,
-            Err(error) => {
-                self.cancel(target, opened).await;
-                return Err(error);
-            }
-        };
-        let location = match opened {
-            Some(location) => location,
-            None => self.open_upload(target, &blob.digest).await?,
-        };
-        let verifier = Verifier::new(self.client(), &get.operation, content, blob);
-        let verdict = verifier.verdict();
-        let progress = verifier.progress();
-        let body = Mutex::new(Some(Body::wrap_stream(verifier.into_stream())));
-        let result = self.put_blob(target, blob, &location, Content::Stream { body, progress }).await;
-        match verdict.take().map_or(result, Err) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.cancel(target, Some(location)).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn open_upload(&self, target: &Repository, digest: &Digest) -> Result<Url, Error> {
-        let operation = Operation::new(blob_name(target, digest), "starting the upload of the blob");
-        let url = self.url(&operation, target, "blobs/uploads/")?;
-        let scopes = Scopes::push(target);
-        let request = write_request(operation, target, Method::POST, url, Content::Empty, scopes);
-        let response = self.attempt(&request).await?;
-        self.location(&request.operation, &response)
-    }
-
-    async fn put_blob(
-        &self,
-        target: &Repository,
-        blob: &Descriptor,
-        location: &Url,
-        content: Content,
-    ) -> Result<(), Error> {
-        let operation = Operation::new(blob_name(target, &blob.digest), "uploading the blob");
-        let mut url = location.clone();
-        // Appended, as what is in the query already is the registry's own and may be signed.
-        url.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-        let scopes = Scopes::push(target);
-        let mut request = write_request(operation, target, Method::PUT, url, content, scopes);
-        request.headers.insert(CONTENT_LENGTH, HeaderValue::from(blob.size));
-        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        self.attempt(&request).await.map(drop)
-    }
-
-    /// Gives an upload up, so that the registry need not keep it. That it fails is no further harm.
-    async fn cancel(&self, target: &Repository, location: Option<Url>) {
-        let Some(url) = location else { return };
-        let operation = Operation::new(target, "cancelling an upload");
-        let scopes = Scopes::push(target);
-        let request = write_request(operation, target, Method::DELETE, url, Content::Empty, scopes);
-        if let Err(error) = self.attempt(&request).await {
-            tracing::debug!(%error, "upload not cancelled");
-        }
-    }
-
-    /// Where an upload goes on: distribution spec, "Pushing blobs". Relative or absolute.
-    fn location(&self, operation: &Operation, response: &Response) -> Result<Url, Error> {
-        let text = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-        let text = text.ok_or_else(|| {
-            operation
-                .error(Kind::Malformed, "the registry opened an upload and did not say where (no Location)")
-        })?;
-        let url = response.url();
-        let mut location = url
-            .join(text)
-            .map_err(|_| operation.error(Kind::Malformed, "the upload's Location is no address"))?;
-        // A registry behind a TLS proxy often takes itself for plain HTTP; we stay where we are.
-        if url.scheme() == "https" && location.scheme() == "http" && authority(url) == authority(&location) {
-            let _ = location.set_scheme("https");
-        }
-        self.client().check_scheme(operation, url, &location)?;
-        Ok(location)
     }
 
     fn blob_request<'a>(
@@ -235,7 +220,7 @@ impl Session {
     }
 }
 
-fn write_request(
+pub(super) fn write_request(
     operation: Operation,
     repository: &Repository,
     method: Method,
@@ -246,6 +231,6 @@ fn write_request(
     Request { operation, repository, method, url, headers: HeaderMap::new(), content, scopes }
 }
 
-fn blob_name(repository: &Repository, digest: &Digest) -> String {
+pub(super) fn blob_name(repository: &Repository, digest: &Digest) -> String {
     format!("{repository}@{digest}")
 }

@@ -10,6 +10,7 @@
 //!
 //! Specifications: OCI distribution 1.1, Docker's token authentication, RFC 7235 and 9110.
 
+mod blob_reader;
 mod blobs;
 mod challenge;
 mod copy;
@@ -18,6 +19,7 @@ mod descriptor;
 mod digest;
 mod error;
 mod host;
+mod host_state;
 mod manifests;
 mod reference;
 mod retry;
@@ -26,9 +28,10 @@ mod session;
 mod single_flight;
 mod token;
 mod transport;
-mod verify;
+mod upload;
 
-pub use blobs::Delivery;
+pub use blob_reader::{BlobReader, BlobStore, ByteStream};
+pub use blobs::{Delivery, RepositoryBlobs};
 pub use copy::Copied;
 pub use credentials::{Credential, CredentialsError, Keyring};
 pub use descriptor::{Descriptor, DescriptorPlatform, MediaType};
@@ -37,7 +40,7 @@ pub use error::{Error, Kind};
 pub use manifests::{LARGEST_MANIFEST, Manifest};
 pub use reference::{ParseReferenceError, Reference, Repository};
 pub use retry::Retry;
-pub use session::Session;
+pub use session::{Observer, Session};
 pub use transport::{Client, Settings};
 
 pub(crate) use descriptor::null_as_default;

@@ -11,8 +11,10 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio::sync::Notify;
 
+use super::blobs::Delivery;
 use super::challenge::Challenge;
 use super::credentials::{Credential, Keyring};
+use super::descriptor::Descriptor;
 use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
 use super::scope::Scopes;
@@ -20,12 +22,36 @@ use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
 
 /// Speaks to registries with the credentials of one keyring. Make a new one when a Secret has changed.
+/// Cheap to clone.
+#[derive(Clone)]
 pub struct Session {
     client: Client,
     keyring: Arc<Keyring>,
     /// Which of several matching credentials was good for what.
-    good: Mutex<HashMap<(Repository, Scopes), usize>>,
+    good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
+    observer: Arc<dyn Observer>,
 }
+
+/// Sees the bytes of blobs on their way, as progress bars do.
+pub trait Observer: Send + Sync {
+    /// `blob` is being sent to `target`.
+    fn begun(&self, target: &Repository, blob: &Descriptor) {
+        let _ = (target, blob);
+    }
+
+    /// `bytes` more of it have been handed over. What is sent again counts again.
+    fn moved(&self, blob: &Descriptor, bytes: u64) {
+        let _ = (blob, bytes);
+    }
+
+    /// It is there now; `delivery` is how it came.
+    fn delivered(&self, target: &Repository, blob: &Descriptor, delivery: Delivery) {
+        let _ = (target, blob, delivery);
+    }
+}
+
+/// Nobody looks.
+impl Observer for () {}
 
 /// What is asked of a registry.
 pub(crate) struct Request<'a> {
@@ -79,7 +105,16 @@ struct Authorization {
 
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
-        Self { client, keyring, good: Mutex::default() }
+        Self { client, keyring, good: Arc::default(), observer: Arc::new(()) }
+    }
+
+    /// The same session, with `observer` told of every blob that it moves.
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+        &self.observer
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -151,7 +186,7 @@ impl Session {
         let host = request.repository.host();
         // An upload may be led to another host, which is told nothing.
         let registry = self.url(&request.operation, request.repository, "")?.origin();
-        let authorization = match self.client.challenge(host) {
+        let authorization = match self.client.host(host).challenge() {
             Some(challenge) if request.url.origin() == registry => {
                 self.authorize(request, credential, &challenge).await?
             }
@@ -169,7 +204,7 @@ impl Session {
         let Some(challenge) = Challenge::from_headers(response.headers()) else {
             return self.client.success(&request.operation, response).await;
         };
-        self.client.remember(host, challenge.clone());
+        self.client.host(host).remember(challenge.clone());
         if !request.content.is_repeatable() {
             // The next attempt, with a stream of its own, gets a new token.
             return Err(self.client.refusal(&request.operation, response).await.worth_retrying());

@@ -9,11 +9,13 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WARNING};
 use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use super::challenge::Challenge;
 use super::credentials::Keyring;
 use super::error::{Error, Kind, Operation};
 use super::host::{HostPattern, is_loopback};
+use super::host_state::HostState;
 use super::retry::Retry;
 use super::session::Session;
 use super::single_flight::SingleFlight;
@@ -23,8 +25,8 @@ use super::token::TokenCache;
 pub(crate) const SMALL_ANSWER: u64 = 1024 * 1024;
 /// How many redirects of one request are followed.
 const MOST_REDIRECTS: usize = 5;
-/// How many hosts' ways of authentication are remembered.
-const MOST_CHALLENGES: usize = 1024;
+/// How many hosts are remembered.
+const MOST_HOSTS: usize = 1024;
 
 /// How registries are reached: the operator's settings, the same for every resource.
 #[derive(Debug, Clone)]
@@ -70,7 +72,8 @@ struct Shared {
     upload_timeout: Duration,
     retry: Retry,
     tokens: TokenCache,
-    challenges: Mutex<HashMap<String, Challenge>>,
+    hosts: Mutex<HashMap<String, Arc<HostState>>>,
+    background: TaskTracker,
     uploads: SingleFlight,
     requests: AtomicU64,
 }
@@ -112,7 +115,8 @@ impl Client {
             upload_timeout: settings.upload_timeout,
             retry: settings.retry.clone(),
             tokens: TokenCache::default(),
-            challenges: Mutex::default(),
+            hosts: Mutex::default(),
+            background: TaskTracker::new(),
             uploads: SingleFlight::default(),
             requests: AtomicU64::default(),
         })))
@@ -145,17 +149,27 @@ impl Client {
         is_loopback(host) || self.0.plain_http.iter().any(|pattern| pattern.matches(host))
     }
 
-    /// What `host` wanted the last time; saves the request that only finds out.
-    pub(crate) fn challenge(&self, host: &str) -> Option<Challenge> {
-        self.0.challenges.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+    /// What is known of `host`.
+    pub(crate) fn host(&self, host: &str) -> Arc<HostState> {
+        let mut hosts = self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= MOST_HOSTS && !hosts.contains_key(host) {
+            // What is in use stays; the rest can be learnt again.
+            hosts.retain(|_, state| Arc::strong_count(state) > 1);
+        }
+        Arc::clone(hosts.entry(host.to_owned()).or_default())
     }
 
-    pub(crate) fn remember(&self, host: &str, challenge: Challenge) {
-        let mut challenges = self.0.challenges.lock().unwrap_or_else(PoisonError::into_inner);
-        if challenges.len() >= MOST_CHALLENGES {
-            challenges.clear();
+    /// Does what nobody waits for.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.0.background.spawn_on(work, &runtime);
         }
-        challenges.insert(host.to_owned(), challenge);
+    }
+
+    /// Until uploads that were abandoned are cancelled, or `limit` has passed. For the end of the process.
+    pub async fn settle(&self, limit: Duration) {
+        self.0.background.close();
+        let _ = tokio::time::timeout(limit, self.0.background.wait()).await;
     }
 
     /// Sends a message. `GET` and `HEAD` follow redirects, to another origin without authorisation.

@@ -1,0 +1,33 @@
+//! What a host has taught us, so that the next request need not find it out again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::challenge::Challenge;
+
+/// What is known of one host.
+#[derive(Default)]
+pub(crate) struct HostState {
+    challenge: Mutex<Option<Challenge>>,
+    part: AtomicU64,
+}
+
+impl HostState {
+    /// What the host wanted the last time; saves the request that only finds out.
+    pub(crate) fn challenge(&self) -> Option<Challenge> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn remember(&self, challenge: Challenge) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+    }
+
+    /// The size of the parts in which uploads are sent, in bytes; none to send them whole.
+    pub(crate) fn part(&self) -> Option<u64> {
+        Some(self.part.load(Ordering::Relaxed)).filter(|&part| part > 0)
+    }
+
+    pub(crate) fn send_parts(&self, part: u64) {
+        self.part.store(part, Ordering::Relaxed);
+    }
+}
