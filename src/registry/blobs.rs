@@ -34,7 +34,7 @@ pub enum Delivery {
 enum Mount {
     Done,
     /// The registry would rather have the bytes, and has opened an upload for them.
-    Upload(Upload),
+    Upload(Box<Upload>),
 }
 
 /// The blobs of a repository as its registry serves them.
@@ -170,7 +170,7 @@ impl Session {
         target: &Repository,
         blob: &Descriptor,
         store: Arc<dyn BlobStore>,
-        opened: Option<Upload>,
+        opened: Option<Box<Upload>>,
     ) -> Result<Delivery, Error> {
         if self.has_blob(target, &blob.digest).await? {
             return Ok(self.delivered(target, blob, Delivery::Present));
@@ -195,7 +195,7 @@ impl Session {
         let response = self.attempt(&request).await?;
         match response.status() {
             StatusCode::CREATED => Ok(Mount::Done),
-            _ => Ok(Mount::Upload(Upload::opened(self, target, digest, &response)?)),
+            _ => Ok(Mount::Upload(Box::new(Upload::opened(self, target, digest, &response)?))),
         }
     }
 

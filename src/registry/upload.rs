@@ -272,7 +272,7 @@ impl Session {
         target: &Repository,
         blob: &Descriptor,
         store: Arc<dyn BlobStore>,
-        opened: Option<Upload>,
+        opened: Option<Box<Upload>>,
     ) -> Result<(), Error> {
         let opened = Mutex::new(opened);
         let body = PartialBody::new(BlobReader::new(store, blob), self, blob);
@@ -281,7 +281,7 @@ impl Session {
             let upload = async {
                 match opened {
                     Some(upload) => Ok(upload),
-                    None => self.open_upload(target, &blob.digest).await,
+                    None => self.open_upload(target, &blob.digest).await.map(Box::new),
                 }
             };
             let (source, upload) = futures::join!(body.open(), upload);
