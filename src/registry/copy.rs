@@ -189,6 +189,16 @@ impl Transfer {
 }
 
 impl Copied {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            mounted: self.mounted + other.mounted,
+            uploaded: self.uploaded + other.uploaded,
+            present: self.present + other.present,
+        }
+    }
+
     fn and(mut self, size: u64, delivery: Delivery) -> Self {
         match delivery {
             Delivery::Present => self.present += 1,

@@ -13,6 +13,16 @@ pub(crate) struct HostState {
     part: AtomicU64,
     no_mounts: AtomicBool,
     limit: Limit,
+    several_tags: Mutex<SeveralTags>,
+}
+
+/// Whether a manifest can be written under several tags at once.
+#[derive(Default)]
+enum SeveralTags {
+    #[default]
+    NeverWanted,
+    Unknown,
+    Known(bool),
 }
 
 impl HostState {
@@ -46,5 +56,22 @@ impl HostState {
     /// How many requests it takes at once.
     pub(crate) fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// Whether it is worth trying to write a manifest under several tags at once.
+    pub(crate) fn may_take_several_tags(&self) -> bool {
+        let mut several = self.several_tags.lock().unwrap_or_else(PoisonError::into_inner);
+        match *several {
+            SeveralTags::NeverWanted => {
+                *several = SeveralTags::Unknown;
+                false
+            }
+            SeveralTags::Unknown => true,
+            SeveralTags::Known(known) => known,
+        }
+    }
+
+    pub(crate) fn takes_several_tags(&self, takes: bool) {
+        *self.several_tags.lock().unwrap_or_else(PoisonError::into_inner) = SeveralTags::Known(takes);
     }
 }
