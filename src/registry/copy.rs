@@ -49,7 +49,7 @@ impl Session {
         let reference = target.with_digest(&descriptor.digest);
         let operation = Operation::new(&reference, "copying the image");
         let blobs = blobs(&operation, manifest)?;
-        let found = self.head_manifest(&reference).await;
+        let found = self.clone().writing_to([target]).head_manifest(&reference).await;
         match found {
             Ok(Some(_)) => return Ok(Copied { present: blobs.len(), ..Copied::default() }),
             Ok(None) if source == target => return Err(operation.error(Kind::NotFound, "not found")),

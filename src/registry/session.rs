@@ -17,6 +17,7 @@ use super::credentials::{Credential, Keyring};
 use super::descriptor::Descriptor;
 use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
+use super::retry::Retry;
 use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
@@ -29,6 +30,9 @@ pub struct Session {
     keyring: Arc<Keyring>,
     /// Which of several matching credentials was good for what.
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
+    retry: Retry,
+    /// What is written to; read from the registry itself and from no mirror.
+    written: Arc<[Repository]>,
     observer: Arc<dyn Observer>,
 }
 
@@ -105,7 +109,23 @@ struct Authorization {
 
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
-        Self { client, keyring, good: Arc::default(), observer: Arc::new(()) }
+        let retry = client.retry().clone();
+        Self { client, keyring, good: Arc::default(), retry, written: Arc::default(), observer: Arc::new(()) }
+    }
+
+    /// The same session for one who writes to these repositories: what they have is not asked of mirrors.
+    pub fn writing_to<'a>(self, repositories: impl IntoIterator<Item = &'a Repository>) -> Self {
+        let written = self.written.iter().cloned().chain(repositories.into_iter().cloned()).collect();
+        Self { written, ..self }
+    }
+
+    pub(crate) fn writes_to(&self, repository: &Repository) -> bool {
+        self.written.contains(repository)
+    }
+
+    /// The same session for what may fail.
+    pub(crate) fn without_retries(&self) -> Self {
+        Self { retry: Retry { attempts: 1, ..self.retry.clone() }, ..self.clone() }
     }
 
     /// The same session, with `observer` told of every blob that it moves.
@@ -135,7 +155,7 @@ impl Session {
 
     /// Sends until there is a success or a lasting failure.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
-        self.client.retry().run(|| self.attempt(request)).await
+        self.retry.run(|| self.attempt(request)).await
     }
 
     /// As [`send`](Self::send), and reads the body of at most `limit` bytes; one that breaks off is asked for again.
@@ -145,7 +165,7 @@ impl Session {
             let headers = response.headers().clone();
             Ok((headers, self.client.read(&request.operation, response, limit).await?))
         };
-        self.client.retry().run(attempt).await
+        self.retry.run(attempt).await
     }
 
     /// Sends once with each matching credential until one is good. Never anonymously when there are any.
