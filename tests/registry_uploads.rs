@@ -333,7 +333,7 @@ async fn one_token_serves_reading_mounting_and_writing() {
     })
     .await;
     let (base, web) = (server.repository("team/base"), server.repository("team/web"));
-    let session = with_password(&server).writing_to([&web].into_iter(), [&base].into_iter());
+    let session = with_password(&server).writing_to([&web], [&base]);
     let tag = web.with_tag("1").unwrap();
     assert_eq!(session.head_manifest(&tag).await.unwrap(), None);
     session.copy_blob(&base, &web, &blob()).await.unwrap();

@@ -68,6 +68,7 @@ impl Tags {
         repository: &Repository,
         tags: &[impl AsRef<str>],
     ) -> Result<Self, Error> {
+        let session = &session.writing_to([repository], []);
         let operation = Operation::new(repository, "publishing the index");
         let tag = |name: &str| {
             repository.with_tag(name).map_err(|error| operation.error(Kind::Rejected, error.to_string()))
