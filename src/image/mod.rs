@@ -5,9 +5,11 @@
 mod index;
 mod manifest;
 mod publish;
+mod referrers;
 mod resolve;
 
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
 pub use publish::publish;
+pub use referrers::{Followed, Referrers, copy_referrers};
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};

@@ -112,7 +112,8 @@ impl Session {
             scopes: Scopes::push(reference.repository()),
         };
         let response = self.send(&request).await?;
-        check_kept(&request.operation, &digest, response.headers())
+        check_kept(&request.operation, &digest, response.headers())?;
+        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
     }
 
     fn manifest_request<'a>(
