@@ -84,7 +84,14 @@ impl Session {
         let Some(tag) = reference.tag() else {
             return Err(operation.error(Kind::Unsupported, "the reference has no tag to delete"));
         };
-        self.delete(operation, reference.repository(), tag).await
+        let deleted = self.delete(operation.clone(), reference.repository(), tag).await;
+        deleted.map_err(|error| match error.kind() {
+            // Older registries take the tag for a digest that is none.
+            Kind::Rejected => {
+                operation.error(Kind::Unsupported, format!("the tag cannot be deleted: {error}"))
+            }
+            _ => error,
+        })
     }
 
     /// Distribution spec, "Content management".
