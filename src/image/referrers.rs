@@ -44,7 +44,7 @@ pub struct Followed {
 ///
 /// `child` itself need not be in the target yet. What is there already costs a look. A manifest that is listed as a
 /// referrer and does not name the image is left behind with a warning, and so is a tag of cosign's under which the
-/// target has signatures that the source has not: they would be lost.
+/// target has signatures that the source has not: they would be lost. Referrers of referrers are followed four deep.
 ///
 /// # Errors
 /// [`Kind::TooLarge`] if more than 256 manifests follow one image; else whatever the registries say.
