@@ -8,6 +8,7 @@ mod find;
 mod index;
 mod manifest;
 mod publish;
+mod referrers;
 mod resolve;
 
 pub use compose::{
@@ -17,4 +18,5 @@ pub use compose::{
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
+pub use referrers::{Followed, Referrers, copy_referrers};
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};
