@@ -2,11 +2,14 @@
 //!
 //! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]
 
+mod edit;
 mod index;
+pub mod inspect;
 mod manifest;
 mod publish;
 mod resolve;
 
+pub use edit::{EditError, EditableIndex, Edits};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
 pub use publish::publish;
