@@ -18,8 +18,5 @@ fn main() -> ExitCode {
 }
 
 fn operate(arguments: cli::operator::Arguments) -> Result<(), Error> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(cli::operator::run(arguments))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli::operator::run(arguments))
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::Error;
-use crate::image::{AssembleError, ResolveError};
+use crate::image::{AssembleError, ComposeError, EditError, PublishError, ResolveError};
 use crate::platform::ParsePlatformError;
 use crate::registry::{self, Kind, ParseReferenceError};
 
@@ -110,7 +110,16 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(error) = error.downcast_ref::<ResolveError>() {
         return Some(of_resolving(error));
     }
-    let usage = error.is::<ParseReferenceError>() || error.is::<ParsePlatformError>() || error.is::<AssembleError>();
+    if let Some(error) = error.downcast_ref::<ComposeError>() {
+        return Some(of_composing(error));
+    }
+    if let Some(error) = error.downcast_ref::<PublishError>() {
+        return Some(of_publishing(error));
+    }
+    if let Some(error) = error.downcast_ref::<EditError>() {
+        return Some(of_editing(error));
+    }
+    let usage = error.is::<ParseReferenceError>() || error.is::<ParsePlatformError>();
     usage.then_some(Exit::Usage)
 }
 
@@ -132,6 +141,30 @@ fn of_resolving(error: &ResolveError) -> Exit {
         ResolveError::Ambiguous { .. } => Exit::Usage,
         ResolveError::PlatformMismatch { .. } => Exit::VerificationFailed,
         ResolveError::NotAnImage { .. } => Exit::Other,
+    }
+}
+
+fn of_composing(error: &ComposeError) -> Exit {
+    match error {
+        ComposeError::Resolve(error) => of_resolving(error),
+        ComposeError::Assemble(AssembleError::Json(_) | AssembleError::TooLarge(_)) => Exit::Other,
+        ComposeError::Assemble(_) => Exit::Usage,
+        ComposeError::Publish(error) => of_publishing(error),
+    }
+}
+
+fn of_publishing(error: &PublishError) -> Exit {
+    match error {
+        PublishError::Registry(error) => of_kind(error.kind()),
+        PublishError::TagExists { .. } => Exit::Conflict,
+    }
+}
+
+fn of_editing(error: &EditError) -> Exit {
+    match error {
+        EditError::NoSuchPlatform { .. } => Exit::NotFound,
+        EditError::Duplicate(_) | EditError::Annotations(_) => Exit::Usage,
+        EditError::Json(_) | EditError::TooLarge(_) => Exit::Other,
     }
 }
 

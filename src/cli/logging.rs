@@ -20,7 +20,8 @@ pub fn start(verbose: u8, quiet: bool) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter).event_format(Plain);
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter).event_format(Plain);
     // Whoever has started logging already, as a test may have, keeps it.
     let _ = subscriber.try_init();
 }

@@ -36,7 +36,9 @@ pub fn target(text: &str) -> Result<Reference, Failure> {
     }
     // The last part alone has the tag; an earlier colon is that of a port.
     if !text.rsplit('/').next().is_some_and(|name| name.contains(':')) {
-        return Err(Failure::usage(format!("it has no tag; write {text}:1.4.2, or {text}:latest if that is meant")));
+        return Err(Failure::usage(format!(
+            "it has no tag; write {text}:1.4.2, or {text}:latest if that is meant"
+        )));
     }
     Ok(reference)
 }

@@ -82,7 +82,9 @@ pub enum EditError {
         String,
     ),
     /// A Docker manifest list cannot have annotations.
-    #[error("{0} is a Docker manifest list, which cannot have annotations; create an OCI index of it with `multiarch index create --format oci`")]
+    #[error(
+        "{0} is a Docker manifest list, which cannot have annotations; create an OCI index of it with `multiarch index create --format oci`"
+    )]
     Annotations(
         /// What the index is called.
         String,
@@ -115,11 +117,14 @@ impl EditableIndex {
         let chosen = |entry: &Entry| {
             entry.descriptor.runnable_platform().is_some_and(|found| platforms.contains(&found))
         };
-        let images: Vec<Digest> =
-            self.manifests.iter().filter(|entry| chosen(entry)).map(|e| e.descriptor.digest.clone()).collect();
-        self.manifests.retain(|entry| {
-            chosen(entry) || images.iter().any(|image| entry.descriptor.attests(image))
-        });
+        let images: Vec<Digest> = self
+            .manifests
+            .iter()
+            .filter(|entry| chosen(entry))
+            .map(|e| e.descriptor.digest.clone())
+            .collect();
+        self.manifests
+            .retain(|entry| chosen(entry) || images.iter().any(|image| entry.descriptor.attests(image)));
         Ok(())
     }
 
@@ -154,8 +159,8 @@ impl EditableIndex {
     /// # Errors
     /// If no registry would take it.
     pub fn write(&self, name: &str, media_type: &MediaType) -> Result<Manifest, EditError> {
-        let annotated =
-            !self.annotations.is_empty() || self.manifests.iter().any(|e| !e.descriptor.annotations.is_empty());
+        let annotated = !self.annotations.is_empty()
+            || self.manifests.iter().any(|e| !e.descriptor.annotations.is_empty());
         if *media_type == MediaType::DOCKER_LIST && annotated {
             return Err(EditError::Annotations(name.to_owned()));
         }

@@ -191,7 +191,8 @@ async fn read_child(session: &Session, repository: &Repository, mut child: Child
 fn accept(child: &mut Child, manifest: Manifest) {
     let found = &manifest.descriptor;
     if found.size != child.descriptor.size {
-        let message = format!("the index says {} bytes, the manifest has {}", child.descriptor.size, found.size);
+        let message =
+            format!("the index says {} bytes, the manifest has {}", child.descriptor.size, found.size);
         child.complain(ProblemReason::SizeMismatch, message);
     }
     if found.media_type != child.descriptor.media_type {
@@ -314,7 +315,8 @@ mod tests {
     #[test]
     fn windows_images_are_held_against_their_version() {
         let entry = r#"{"os":"windows","architecture":"amd64","os.version":"10.0.17763.1"}"#;
-        let config = |version| format!(r#"{{"os":"windows","architecture":"amd64","os.version":"{version}"}}"#);
+        let config =
+            |version| format!(r#"{{"os":"windows","architecture":"amd64","os.version":"{version}"}}"#);
         assert_eq!(mismatch(entry, &config("10.0.17763.1")), None);
         assert!(mismatch(entry, &config("10.0.20348.1")).is_some());
     }

@@ -20,6 +20,7 @@ mod digest;
 mod error;
 mod host;
 mod host_state;
+mod limit;
 mod manifests;
 mod reference;
 mod retry;
@@ -32,7 +33,7 @@ mod upload;
 
 pub use blob_reader::{BlobReader, BlobStore, ByteStream};
 pub use blobs::{Delivery, RepositoryBlobs};
-pub use copy::Copied;
+pub use copy::{Copied, Transfer};
 pub use credentials::{Credential, CredentialsError, Keyring};
 pub use descriptor::{Descriptor, DescriptorPlatform, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};

@@ -1,6 +1,6 @@
 //! Requests on behalf of one keyring: authorised, tried again, their failures explained.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -21,6 +21,9 @@ use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
 
+/// For how many repositories that may be mounted from a token is asked for at once; servers limit what they read.
+const MOST_FORESEEN: usize = 8;
+
 /// Speaks to registries with the credentials of one keyring. Make a new one when a Secret has changed.
 /// Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ pub struct Session {
     keyring: Arc<Keyring>,
     /// Which of several matching credentials was good for what.
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
+    /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
+    foreseen: Arc<HashMap<Repository, Scopes>>,
     observer: Arc<dyn Observer>,
 }
 
@@ -105,12 +110,32 @@ struct Authorization {
 
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
-        Self { client, keyring, good: Arc::default(), observer: Arc::new(()) }
+        Self { client, keyring, good: Arc::default(), foreseen: Arc::default(), observer: Arc::new(()) }
     }
 
     /// The same session, with `observer` told of every blob that it moves.
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer, ..self }
+    }
+
+    /// The same session, about to write to `targets` what it reads from `sources`: the first token of a target allows
+    /// pushing and mounting as well, so that none has to be asked for half-way. Others that a session may not write to
+    /// should not be named here.
+    pub fn writing_to<'a>(
+        &self,
+        targets: impl Iterator<Item = &'a Repository>,
+        sources: impl Iterator<Item = &'a Repository> + Clone,
+    ) -> Self {
+        let foreseen = targets.map(|target| {
+            let neighbours = sources.clone().filter(|source| source.registry() == target.registry());
+            let neighbours: BTreeSet<&Repository> = neighbours.collect();
+            let mounts = neighbours.into_iter().take(MOST_FORESEEN).filter(|source| *source != target);
+            (
+                target.clone(),
+                mounts.fold(Scopes::push(target), |scopes, source| scopes.and_all(&Scopes::pull(source))),
+            )
+        });
+        Self { foreseen: Arc::new(foreseen.collect()), ..self.clone() }
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -194,7 +219,15 @@ impl Session {
         };
         let response = self.send_as(request, authorization.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != registry {
-            return self.client.success(&request.operation, response).await;
+            let result = self.client.success(&request.operation, response).await;
+            return match (result, authorization.and_then(|authorization| authorization.token)) {
+                // Public ECR answers 400 to a token that has ended.
+                (Err(error), Some((key, token))) if error.is_about_an_ended_token() => {
+                    self.client.tokens().forget(&key, &token).await;
+                    self.renew(request, credential, error).await
+                }
+                (result, _) => result,
+            };
         }
         if let Some((key, token)) =
             authorization.as_ref().and_then(|authorization| authorization.token.as_ref())
@@ -223,6 +256,24 @@ impl Session {
         self.client.success(&request.operation, response).await
     }
 
+    /// Sends once more with a new token, after `error` told that the token has ended.
+    async fn renew(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+        error: Error,
+    ) -> Result<Response, Error> {
+        if !request.content.is_repeatable() {
+            return Err(error.worth_retrying());
+        }
+        let Some(challenge) = self.client.host(request.repository.host()).challenge() else {
+            return Err(error);
+        };
+        let renewed = self.authorize(request, credential, &challenge).await?;
+        let response = self.send_as(request, renewed.as_ref()).await?;
+        self.client.success(&request.operation, response).await
+    }
+
     async fn send_as(
         &self,
         request: &Request<'_>,
@@ -237,6 +288,13 @@ impl Session {
             progress: request.content.progress(),
         };
         self.client.send(&request.operation, message).await
+    }
+
+    fn scopes(&self, request: &Request<'_>) -> Scopes {
+        match self.foreseen.get(request.repository) {
+            Some(foreseen) => foreseen.clone().and_all(&request.scopes),
+            None => request.scopes.clone(),
+        }
     }
 
     /// The answer to a challenge; none if it wants a credential and there is none.
@@ -263,7 +321,7 @@ impl Session {
                     realm: realm.clone(),
                     service: service.clone(),
                     identity: credential.map(Credential::identity),
-                    scopes: request.scopes.clone().and(scope.as_deref().unwrap_or_default()),
+                    scopes: self.scopes(request).and(scope.as_deref().unwrap_or_default()),
                 };
                 let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
                 Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::Context;
-use super::publish::{Published, tag_all};
+use super::publish::{Published, as_index};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, reference};
-use crate::image::{EditableIndex, Edits};
+use crate::image::{EditableIndex, Edits, Tags};
 use crate::platform::Platform;
-use crate::registry::{Kind, Manifest, Reference, Session};
+use crate::registry::{Manifest, Reference};
 
 /// What is changed.
 #[derive(Args, Debug)]
@@ -68,16 +68,21 @@ impl Arguments {
             index.apply(self.platform.as_ref(), &edits)?;
             index.write(&self.reference.to_string(), media_type)?
         };
+        let held = Tags::read(&session, repository, &tags).await?;
         if self.tags.is_empty() {
-            self.check_unmoved(&session, &found).await?;
+            self.check_unmoved(&held, &found)?;
         }
-        let tags = tag_all(&session, &changed, &tags).await?;
-        Published { tags, ..Published::new(&changed) }.print(context, self.output.output)
+        let changes = held.write(&session, &as_index(&changed)).await?;
+        Published::new(&changed.descriptor, changes).print(context, self.output.output)
     }
 
     fn edits(&self) -> Edits {
         Edits {
-            annotations: self.annotations.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            annotations: self
+                .annotations
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect(),
             removed_annotations: self.removed_annotations.clone(),
             variant: self.variant.clone(),
             os_version: self.os_version.clone(),
@@ -88,8 +93,7 @@ impl Arguments {
         }
     }
 
-    fn target_tags(&self) -> Result<Vec<Reference>, Error> {
-        let repository = self.reference.repository();
+    fn target_tags(&self) -> Result<Vec<String>, Error> {
         let own = self.reference.tag().map(str::to_owned);
         let tags = if self.tags.is_empty() { own.into_iter().collect() } else { self.tags.clone() };
         if tags.is_empty() {
@@ -99,22 +103,21 @@ impl Arguments {
             );
             return Err(Failure::usage(message).into());
         }
-        Ok(tags.iter().map(|tag| repository.with_tag(tag)).collect::<Result<_, _>>()?)
+        // Before anything is asked of a registry.
+        tags.iter().try_for_each(|tag| self.reference.repository().with_tag(tag).map(drop))?;
+        Ok(tags)
     }
 
     /// Nobody's work is overwritten unseen: the tag must still have what was changed.
-    async fn check_unmoved(&self, session: &Session, found: &Manifest) -> Result<(), Error> {
+    fn check_unmoved(&self, held: &Tags, found: &Manifest) -> Result<(), Error> {
         let Some(tag) = self.reference.tag() else { return Ok(()) };
         let tag = self.reference.repository().with_tag(tag)?;
-        let now = match session.head_manifest(&tag).await {
-            Ok(now) => now.map(|descriptor| descriptor.digest),
-            Err(error) if error.kind() == Kind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
         let was = &found.descriptor.digest;
-        let message = match now {
-            Some(now) if now == *was => return Ok(()),
-            Some(now) => format!("{tag} is {now} by now, and was {was}; nothing was changed, look at it again"),
+        let message = match held.held_by(&tag) {
+            Some(now) if now == was => return Ok(()),
+            Some(now) => {
+                format!("{tag} is {now} by now, and was {was}; nothing was changed, look at it again")
+            }
             None => format!("{tag} is gone, and was {was}; nothing was changed"),
         };
         Err(Failure::new(Exit::Conflict, message).into())

@@ -1,24 +1,19 @@
 //! `multiarch index copy`: an index elsewhere, with everything it names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 
 use clap::Args;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use indicatif::HumanBytes;
 
 use super::Context;
-use super::publish::{CopiedBlobs, Published, tag_all};
+use super::publish::{Published, as_index};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
-use crate::image::EditableIndex;
 use crate::image::inspect::{Child, read_children};
+use crate::image::{EditableIndex, TagChange, Tags};
 use crate::platform::Platform;
 use crate::registry::{Copied, Manifest, Reference, Repository, Session};
-
-/// How many images are on their way at once; each has a few blobs on their way.
-const PARALLEL_IMAGES: usize = 4;
 
 /// From where to where.
 #[derive(Args, Debug)]
@@ -41,34 +36,31 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
         let targets = by_repository(&self.targets);
+        // --username is for the first of them.
         let repositories: Vec<&Repository> =
-            std::iter::once(self.source.repository()).chain(targets.iter().map(|(target, _)| *target)).collect();
+            targets.iter().map(|(target, _)| *target).chain([self.source.repository()]).collect();
         let session = self.registry.session(&context.client, &repositories).await?;
-        let session = session.observed_by(progress::observer(context.quiet));
+        let session = session
+            .writing_to(targets.iter().map(|(target, _)| *target), repositories.iter().copied())
+            .observed_by(progress::observer(context.quiet));
         let found = session.get_manifest(&self.source).await?;
         let manifest = self.filtered(context, found)?;
         let children = read_children(&session, &self.source, &manifest).await?;
         check_complete(&self.source, &children)?;
 
-        let mut published = Published::new(&manifest);
-        let mut copied = CopiedBlobs::default();
+        let mut copied = Copied::default();
+        let mut changes = Vec::new();
         // What a registry has once, its other repositories take from it.
         let mut nearest: HashMap<&str, &Repository> = HashMap::new();
         for (target, tags) in &targets {
             let source = nearest.get(target.registry()).copied().unwrap_or(self.source.repository());
-            copied.add(copy_children(&session, source, target, &children).await?);
+            let (sent, changed) = copy_to(&session, &manifest, &children, source, target, tags).await?;
+            copied = copied.plus(sent);
+            changes.extend(changed);
             nearest.insert(target.registry(), target);
-            published.tags.extend(tag_all(&session, &manifest, tags).await?);
         }
-        context.say(format!(
-            "{} blobs sent ({}), {} mounted, {} there already",
-            copied.uploaded,
-            HumanBytes(copied.bytes),
-            copied.mounted,
-            copied.present
-        ));
-        published.copied = Some(copied);
-        published.print(context, self.output.output)
+        let published = Published::new(&manifest.descriptor, changes);
+        Published { copied: Some(copied.into()), ..published }.print(context, self.output.output)
     }
 
     /// The index with the platforms that are wanted only.
@@ -78,7 +70,8 @@ impl Arguments {
         }
         let media_type = &found.descriptor.media_type;
         if !media_type.is_index() {
-            let message = format!("{}: --platform chooses from an index, and this is {media_type}", self.source);
+            let message =
+                format!("{}: --platform chooses from an index, and this is {media_type}", self.source);
             return Err(Failure::usage(message).into());
         }
         let mut index = EditableIndex::read(&found.bytes)?;
@@ -97,29 +90,14 @@ impl Arguments {
     }
 }
 
-impl CopiedBlobs {
-    fn add(&mut self, copied: CopiedBlobs) {
-        self.uploaded += copied.uploaded;
-        self.mounted += copied.mounted;
-        self.present += copied.present;
-        self.bytes = self.bytes.saturating_add(copied.bytes);
-    }
-}
-
-impl From<Copied> for CopiedBlobs {
-    fn from(Copied { bytes, mounted, uploaded, present, .. }: Copied) -> Self {
-        Self { uploaded, mounted, present, bytes }
-    }
-}
-
 /// The tags of each repository, repositories in the order they were named.
-fn by_repository(targets: &[Reference]) -> Vec<(&Repository, Vec<Reference>)> {
-    let mut grouped: Vec<(&Repository, Vec<Reference>)> = Vec::new();
+fn by_repository(targets: &[Reference]) -> Vec<(&Repository, Vec<&str>)> {
+    let mut grouped: Vec<(&Repository, Vec<&str>)> = Vec::new();
     for target in targets {
+        let tag = target.tag();
         match grouped.iter_mut().find(|(repository, _)| *repository == target.repository()) {
-            Some((_, tags)) if tags.contains(target) => {}
-            Some((_, tags)) => tags.push(target.clone()),
-            None => grouped.push((target.repository(), vec![target.clone()])),
+            Some((_, tags)) => tags.extend(tag),
+            None => grouped.push((target.repository(), tag.into_iter().collect())),
         }
     }
     grouped
@@ -139,34 +117,43 @@ fn check_complete(source: &Reference, children: &[Child]) -> Result<(), Error> {
     Err(Failure::new(Exit::NotFound, message).into())
 }
 
-/// Images first, then the indexes that list them, the innermost first.
-async fn copy_children(
+/// Images first, then the indexes that list them, the innermost first, then the tags.
+async fn copy_to(
     session: &Session,
+    manifest: &Manifest,
+    children: &[Child],
     source: &Repository,
     target: &Repository,
+    tags: &[&str],
+) -> Result<(Copied, Vec<(Reference, TagChange)>), Error> {
+    let tags = Tags::read(session, target, tags).await?;
+    let copied = if source == target || tags.all_hold(&manifest.descriptor.digest) {
+        Copied::default()
+    } else {
+        copy_children(session, children, source, &tags).await?
+    };
+    Ok((copied, tags.write(session, &as_index(manifest)).await?))
+}
+
+async fn copy_children(
+    session: &Session,
     children: &[Child],
-) -> Result<CopiedBlobs, Error> {
-    // The same manifest may be listed twice.
-    let manifests: BTreeMap<_, _> = children
-        .iter()
-        .filter_map(|child| child.manifest.as_ref())
-        .map(|manifest| (&manifest.descriptor.digest, manifest))
-        .collect();
-    let images = manifests.values().filter(|manifest| !manifest.descriptor.media_type.is_index());
-    let copied = stream::iter(images)
-        .map(|manifest| session.copy(source, target, manifest))
-        .buffer_unordered(PARALLEL_IMAGES)
-        .try_fold(CopiedBlobs::default(), async |mut sum, copied| {
-            sum.add(copied.into());
-            Ok(sum)
-        })
-        .await?;
+    source: &Repository,
+    tags: &Tags,
+) -> Result<Copied, Error> {
+    let mut seen = HashSet::new();
+    let manifests = children.iter().filter_map(|child| child.manifest.as_ref());
+    let (indexes, images): (Vec<&Manifest>, Vec<&Manifest>) = manifests
+        .filter(|manifest| seen.insert(&manifest.descriptor.digest))
+        .partition(|manifest| manifest.descriptor.media_type.is_index());
+    let images: Vec<(&Repository, &Manifest)> = images.into_iter().map(|image| (source, image)).collect();
+    let transfer =
+        session.begin_transfer(tags.repository(), &images, |digest| tags.has_child(digest)).await?;
+    let copied = transfer.finish().await?;
     // Children come after their parents in the list.
-    for Child { manifest, .. } in children.iter().rev() {
-        if let Some(Manifest { descriptor, bytes }) = manifest.as_ref().filter(|m| m.descriptor.media_type.is_index())
-        {
-            session.put_manifest(&target.with_digest(&descriptor.digest), &descriptor.media_type, bytes).await?;
-        }
+    for Manifest { descriptor, bytes } in indexes.into_iter().rev() {
+        let reference = tags.repository().with_digest(&descriptor.digest);
+        session.put_manifest(&reference, &descriptor.media_type, bytes).await?;
     }
     Ok(copied)
 }

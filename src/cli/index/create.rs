@@ -7,13 +7,17 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use super::Context;
+use super::publish::Published;
 use crate::cli::exit::Failure;
-use crate::cli::output::OutputArguments;
+use crate::cli::output::{BOLD, OutputArguments, OutputFormat, Table, write, write_exactly};
 use crate::cli::registry::RegistryArguments;
-use crate::cli::{Error, reference};
-use crate::image::{Format, PlatformCheck};
+use crate::cli::{Error, progress, reference};
+use crate::image::{
+    Composed, Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, ResolvedImage, Source,
+    TagPolicy, Target, compose, publish_composition,
+};
 use crate::platform::Platform;
-use crate::registry::Reference;
+use crate::registry::{Kind, Reference, Repository, Session};
 
 /// What the index is made of, and where it goes.
 #[derive(Args, Debug)]
@@ -52,6 +56,117 @@ pub(super) struct Arguments {
     output: OutputArguments,
     #[command(flatten)]
     pub(super) registry: RegistryArguments,
+}
+
+impl Arguments {
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
+        let targets = self.targets();
+        let repositories: Vec<&Repository> = targets
+            .iter()
+            .map(|target| &target.repository)
+            .chain(self.images.iter().map(|image| image.reference.repository()))
+            .collect();
+        let session = self.registry.session(&context.client, &repositories).await?;
+        let session = session.observed_by(progress::observer(context.quiet));
+        let mut composition = self.composition(targets);
+        if self.amend {
+            self.keep_what_is_there(&session, &mut composition).await?;
+        }
+        if self.dry_run {
+            return self.print_composed(context, &compose(&session, &composition).await?);
+        }
+        let Publication { composed, copied, tags } = publish_composition(&session, &composition).await?;
+        let published = Published::new(&composed.index.descriptor, tags);
+        Published { copied: Some(copied.into()), warnings: composed.warnings, ..published }
+            .print(context, self.output.output)
+    }
+
+    /// The tags of each repository, repositories in the order they were named.
+    fn targets(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        for reference in &self.targets {
+            let tag = reference.tag().map(str::to_owned);
+            match targets.iter_mut().find(|target| target.repository == *reference.repository()) {
+                Some(target) => target.tags.extend(tag),
+                None => {
+                    let repository = reference.repository().clone();
+                    targets.push(Target { repository, tags: tag.into_iter().collect() });
+                }
+            }
+        }
+        targets
+    }
+
+    fn composition(&self, targets: Vec<Target>) -> Composition {
+        let check = if self.no_verify_platform { PlatformCheck::Off } else { self.verify_platform.into() };
+        let annotations = self.annotations.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        Composition {
+            base: None,
+            sources: self.images.iter().map(ImageArgument::source).collect(),
+            format: self.format.map(Format::from),
+            annotations: annotations.collect(),
+            check,
+            targets,
+            policy: match self.tag_policy {
+                TagPolicyArgument::Overwrite => TagPolicy::Overwrite,
+                TagPolicyArgument::IfAbsent => TagPolicy::IfAbsent,
+            },
+        }
+    }
+
+    /// Begins with what the first target has now, annotations included. Pinned: it may move meanwhile.
+    async fn keep_what_is_there(
+        &self,
+        session: &Session,
+        composition: &mut Composition,
+    ) -> Result<(), Error> {
+        let Some(target) = self.targets.first() else { return Ok(()) };
+        let found = match session.get_manifest(target).await {
+            Ok(found) => found,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if found.descriptor.media_type.is_index() {
+            let index: Index = serde_json::from_slice(&found.bytes)?;
+            for (key, value) in index.annotations {
+                composition.annotations.entry(key).or_insert(value);
+            }
+        }
+        composition.base = Some(target.repository().with_digest(&found.descriptor.digest));
+        Ok(())
+    }
+
+    fn print_composed(&self, context: &Context, composed: &Composed) -> Result<(), Error> {
+        composed.warnings.iter().for_each(|warning| context.warn(warning));
+        let index = &composed.index;
+        match self.output.output {
+            OutputFormat::Json => write_exactly(&index.bytes),
+            OutputFormat::Yaml => {
+                let value: serde_json::Value = serde_json::from_slice(&index.bytes)?;
+                self.output.output.print(&value, |_| String::new())
+            }
+            OutputFormat::Table => write(self.render(composed).as_bytes()),
+        }
+    }
+
+    fn render(&self, composed: &Composed) -> String {
+        let descriptor = &composed.index.descriptor;
+        let line = |name: &str, value: &str| format!("{BOLD}{name:<13}{BOLD:#}{value}\n");
+        let mut text = line("Digest:", descriptor.digest.as_str());
+        text += &line("Media type:", descriptor.media_type.as_str());
+        for target in &self.targets {
+            text += &line("Target:", &target.to_string());
+        }
+        let mut images = Table::new(["PLATFORM", "DIGEST", "ATTESTATIONS", "FROM"]);
+        for ResolvedImage { repository, image, attestations, .. } in &composed.images {
+            let attestations =
+                if attestations.is_empty() { String::new() } else { attestations.len().to_string() };
+            let platform = image.descriptor.platform_in_words();
+            let digest = image.descriptor.digest.to_string();
+            images.row([platform.into(), digest.into(), attestations.into(), repository.to_string().into()]);
+        }
+        text + "\n" + &images.render()
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -120,10 +235,27 @@ impl ImageArgument {
                 Some(key) if !key.is_empty() => {
                     self.annotations.insert(key.to_owned(), value.to_owned());
                 }
-                _ => return Err(Failure::usage(format!("{key:?} is no field of an image; {}", Self::KEYS)).into()),
+                _ => {
+                    return Err(
+                        Failure::usage(format!("{key:?} is no field of an image; {}", Self::KEYS)).into()
+                    );
+                }
             },
         }
         Ok(())
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            reference: self.reference.clone(),
+            platform: self.platform.clone(),
+            edits: DescriptorEdits {
+                variant: None,
+                os_version: self.os_version.clone(),
+                os_features: self.os_features.clone(),
+                annotations: self.annotations.clone(),
+            },
+        }
     }
 
     const KEYS: &str = "known are platform, os.version, os.features and annotation.KEY";
@@ -145,5 +277,40 @@ impl From<VerifyArgument> for PlatformCheck {
             VerifyArgument::Warn => Self::Warn,
             VerifyArgument::Off => Self::Off,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        text.parse::<ImageArgument>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_image_is_a_reference_and_fields() {
+        let image: ImageArgument =
+            r#"a.io/web:1,platform=windows/amd64,os.version=10.0.17763.1,os.features=win32k+x,annotation.a.b=c=d,"annotation.e=f,g""#
+                .parse()
+                .unwrap();
+        assert_eq!(image.reference.to_string(), "a.io/web:1");
+        assert_eq!(image.platform.unwrap().to_string(), "windows/amd64");
+        assert_eq!(image.os_version.as_deref(), Some("10.0.17763.1"));
+        assert_eq!(image.os_features.unwrap(), ["win32k", "x"]);
+        let annotations = [("a.b", "c=d"), ("e", "f,g")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(image.annotations, BTreeMap::from(annotations));
+    }
+
+    #[test]
+    fn what_is_mistyped_is_named() {
+        assert!(refusal("web:1,platform=linux/amd46").contains("did you mean amd64?"));
+        assert!(
+            refusal("web:1,plaform=linux/amd64")
+                .contains(r#""plaform" is no field of an image; known are platform"#)
+        );
+        assert!(refusal("web:1,linux/amd64").contains("is no key=value"));
+        assert!(refusal("docker://web:1").contains("without docker://"));
+        assert!(refusal("web:1,annotation.=x").contains("known are"));
     }
 }

@@ -65,7 +65,8 @@ impl Arguments {
         let Some(platform) = &self.platform else { return Ok(children) };
         let available: Vec<String> =
             children.iter().filter(|child| child.is_image()).map(Child::platform_in_words).collect();
-        let chosen = |child: &Child| child.is_image() && child.platform().is_some_and(|p| platform.matches(&p));
+        let chosen =
+            |child: &Child| child.is_image() && child.platform().is_some_and(|p| platform.matches(&p));
         let images: Vec<Digest> =
             children.iter().filter(|child| chosen(child)).map(|c| c.descriptor.digest.clone()).collect();
         if images.is_empty() {
@@ -98,7 +99,8 @@ impl Arguments {
             let Some((_, bytes)) = &child.config else { return Err(self.complaint(child)) };
             configs.insert(child.platform_in_words(), serde_json::from_slice::<Value>(bytes)?);
         }
-        let output = if self.output.output == OutputFormat::Table { OutputFormat::Json } else { self.output.output };
+        let output =
+            if self.output.output == OutputFormat::Table { OutputFormat::Json } else { self.output.output };
         output.print(&configs, |_| String::new())
     }
 
@@ -225,7 +227,8 @@ impl ConfigSummary {
 impl<'a> InspectedIndex<'a> {
     fn new(reference: &'a Reference, manifest: &'a Manifest, children: &'a [Child]) -> Self {
         let images: Vec<&Child> = children.iter().filter(|child| child.is_image()).collect();
-        let belongs = |child: &Child| images.iter().any(|image| child.descriptor.attests(&image.descriptor.digest));
+        let belongs =
+            |child: &Child| images.iter().any(|image| child.descriptor.attests(&image.descriptor.digest));
         let platforms = images.iter().map(|image| InspectedImage::new(image, children)).collect();
         let artifacts = children.iter().filter(|child| !child.is_image() && !belongs(child));
         Self {
@@ -250,7 +253,14 @@ impl<'a> InspectedIndex<'a> {
             text += &line(if number == 0 { "Annotations:" } else { "" }, format!("{key}={readable}"));
         }
         let mut images = Table::new([
-            "PLATFORM", "DIGEST", "SIZE", "LAYERS", "CREATED", "ENTRYPOINT", "ATTESTATIONS", "PROBLEM",
+            "PLATFORM",
+            "DIGEST",
+            "SIZE",
+            "LAYERS",
+            "CREATED",
+            "ENTRYPOINT",
+            "ATTESTATIONS",
+            "PROBLEM",
         ]);
         self.platforms.iter().for_each(|image| images.row(image.cells()));
         text += &format!("\n{}", images.render());
@@ -301,7 +311,8 @@ impl<'a> InspectedImage<'a> {
         let version = self.os_version.iter().copied().chain(self.os_features.iter().map(String::as_str));
         let platform = version.fold(self.platform.clone(), |words, detail| format!("{words} {detail}"));
         let created = self.config.created.as_deref().unwrap_or_default();
-        let program = if self.config.entrypoint.is_empty() { &self.config.command } else { &self.config.entrypoint };
+        let program =
+            if self.config.entrypoint.is_empty() { &self.config.command } else { &self.config.entrypoint };
         [
             platform.into(),
             self.digest.to_string().into(),

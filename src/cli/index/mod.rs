@@ -2,7 +2,7 @@
 
 mod annotate;
 mod copy;
-//CREATE mod create;
+mod create;
 mod inspect;
 mod publish;
 mod verify;
@@ -39,7 +39,7 @@ pub struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Make an index of images and publish it under one or more tags.
-    //CREATE Create(Box<create::Arguments>),
+    Create(Box<create::Arguments>),
     /// Show an index and its images, and what is wrong with them.
     Inspect(inspect::Arguments),
     /// Change annotations or platforms in an index and publish it again; its images stay as they are.
@@ -73,7 +73,7 @@ impl Context {
 impl Command {
     fn registry(&self) -> &RegistryArguments {
         match self {
-            //CREATE Self::Create(arguments) => &arguments.registry,
+            Self::Create(arguments) => &arguments.registry,
             Self::Inspect(arguments) => &arguments.registry,
             Self::Annotate(arguments) => &arguments.registry,
             Self::Verify(arguments) => &arguments.registry,
@@ -83,7 +83,7 @@ impl Command {
 
     async fn run(&self, context: &Context) -> Result<(), Error> {
         match self {
-            //CREATE Self::Create(arguments) => arguments.run(context).await,
+            Self::Create(arguments) => arguments.run(context).await,
             Self::Inspect(arguments) => arguments.run(context).await,
             Self::Annotate(arguments) => arguments.run(context).await,
             Self::Verify(arguments) => arguments.run(context).await,

@@ -1,12 +1,13 @@
 //! What is published under tags, and what is said about it.
 
-use futures::future::try_join_all;
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::Context;
 use crate::cli::Error;
 use crate::cli::output::{OutputFormat, write};
-use crate::registry::{Digest, Manifest, MediaType, Reference, Session};
+use crate::image::{AssembledIndex, TagChange};
+use crate::registry::{Copied, Descriptor, Digest, Manifest, MediaType, Reference};
 
 /// What has been published, in the words that programs read.
 #[derive(Serialize)]
@@ -41,7 +42,7 @@ pub(super) enum Change {
 }
 
 /// How the blobs came.
-#[derive(Serialize, Default, Clone, Copy)]
+#[derive(Serialize)]
 pub(super) struct CopiedBlobs {
     pub(super) uploaded: usize,
     pub(super) mounted: usize,
@@ -50,13 +51,15 @@ pub(super) struct CopiedBlobs {
 }
 
 impl Published {
-    /// Nothing yet, of this manifest.
-    pub(super) fn new(manifest: &Manifest) -> Self {
+    /// The index with what became of its tags.
+    pub(super) fn new(descriptor: &Descriptor, tags: Vec<(Reference, TagChange)>) -> Self {
+        let digest = descriptor.digest.clone();
+        let tags = tags.into_iter().map(|(tag, change)| PublishedTag::new(&tag, &digest, change));
         Self {
-            digest: manifest.descriptor.digest.clone(),
-            media_type: manifest.descriptor.media_type.clone(),
-            size: manifest.descriptor.size,
-            tags: Vec::new(),
+            tags: tags.collect(),
+            digest: digest.clone(),
+            media_type: descriptor.media_type.clone(),
+            size: descriptor.size,
             copied: None,
             warnings: Vec::new(),
         }
@@ -64,9 +67,13 @@ impl Published {
 
     /// Tells what has happened: `repository:tag@digest` a line, or all of it for programs.
     pub(super) fn print(&self, context: &Context, output: OutputFormat) -> Result<(), Error> {
+        self.warnings.iter().for_each(|warning| context.warn(warning));
+        if let Some(copied) = &self.copied {
+            context.say(copied.in_words());
+        }
         for tag in &self.tags {
             context.say(match (tag.change, &tag.from) {
-                (Change::Moved, Some(from)) => format!("moved {} from {from}", tag.reference),
+                (Change::Moved, Some(from)) => format!("moved {}, which was {from}", tag.reference),
                 (Change::Moved, None) => format!("moved {}", tag.reference),
                 (Change::Created, _) => format!("created {}", tag.reference),
                 (Change::Unchanged, _) => format!("unchanged {}", tag.reference),
@@ -82,26 +89,41 @@ impl Published {
     }
 }
 
-/// Puts the manifest under each tag that has something else. What it names must be there already.
-pub(super) async fn tag_all(
-    session: &Session,
-    manifest: &Manifest,
-    tags: &[Reference],
-) -> Result<Vec<PublishedTag>, Error> {
-    try_join_all(tags.iter().map(|tag| tag_one(session, manifest, tag))).await
+impl PublishedTag {
+    pub(super) fn new(reference: &Reference, digest: &Digest, change: TagChange) -> Self {
+        // A reference without a tag is that of the digest already.
+        let reference = match reference.digest() {
+            Some(_) => reference.to_string(),
+            None => format!("{reference}@{digest}"),
+        };
+        let (change, from) = match change {
+            TagChange::Created => (Change::Created, None),
+            TagChange::Moved { from } => (Change::Moved, Some(from)),
+            TagChange::Unchanged => (Change::Unchanged, None),
+        };
+        Self { reference, change, from }
+    }
 }
 
-async fn tag_one(session: &Session, manifest: &Manifest, tag: &Reference) -> Result<PublishedTag, Error> {
-    let digest = &manifest.descriptor.digest;
-    let from = session.head_manifest(tag).await?.map(|found| found.digest);
-    let change = match &from {
-        Some(from) if from == digest => Change::Unchanged,
-        Some(_) => Change::Moved,
-        None => Change::Created,
-    };
-    if change != Change::Unchanged {
-        session.put_manifest(tag, &manifest.descriptor.media_type, &manifest.bytes).await?;
+impl CopiedBlobs {
+    fn in_words(&self) -> String {
+        let Self { uploaded, mounted, present, bytes } = self;
+        let sent = HumanBytes(*bytes);
+        format!("blobs: {uploaded} sent ({sent}), {mounted} mounted, {present} there already")
     }
-    let from = from.filter(|_| change == Change::Moved);
-    Ok(PublishedTag { reference: format!("{tag}@{digest}"), change, from })
+}
+
+impl From<Copied> for CopiedBlobs {
+    fn from(Copied { bytes, mounted, uploaded, present }: Copied) -> Self {
+        Self { uploaded, mounted, present, bytes }
+    }
+}
+
+/// The manifest as the publishing of indexes takes it, whatever it is.
+pub(super) fn as_index(manifest: &Manifest) -> AssembledIndex {
+    AssembledIndex {
+        descriptor: manifest.descriptor.clone(),
+        bytes: manifest.bytes.clone(),
+        warnings: Vec::new(),
+    }
 }

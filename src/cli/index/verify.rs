@@ -44,7 +44,8 @@ impl Arguments {
         let manifest = session.get_manifest(&self.reference).await?;
         let children = read_children(&session, &self.reference, &manifest).await?;
         let children = read_configs(&session, repository, children).await?;
-        let blobs = Blobs { session, repository, deep: self.deep, observer: progress::observer(context.quiet) };
+        let blobs =
+            Blobs { session, repository, deep: self.deep, observer: progress::observer(context.quiet) };
         let faults = blobs.check(&children).await?;
         let platforms: Vec<CheckedChild> =
             children.iter().map(|child| CheckedChild::new(child, &faults, self.deep)).collect();
@@ -80,8 +81,11 @@ type Faults = HashMap<Digest, String>;
 impl Blobs<'_> {
     /// Looks at each blob once, whoever names it.
     async fn check(&self, children: &[Child]) -> Result<Faults, Error> {
-        let blobs: BTreeMap<(Digest, u64), Descriptor> =
-            children.iter().flat_map(blobs_of).map(|blob| ((blob.digest.clone(), blob.size), blob.clone())).collect();
+        let blobs: BTreeMap<(Digest, u64), Descriptor> = children
+            .iter()
+            .flat_map(blobs_of)
+            .map(|blob| ((blob.digest.clone(), blob.size), blob.clone()))
+            .collect();
         let parallel = if self.deep { PARALLEL_STREAMS } else { PARALLEL_BLOBS };
         let looked = stream::iter(blobs.into_values())
             .map(|blob| async move {
@@ -169,7 +173,9 @@ impl Check {
 
     fn cell(&self) -> Cell {
         match self.result {
-            CheckResult::Passed => Cell::styled(if self.message.is_empty() { "ok" } else { &self.message }, GREEN),
+            CheckResult::Passed => {
+                Cell::styled(if self.message.is_empty() { "ok" } else { &self.message }, GREEN)
+            }
             CheckResult::Warned => Cell::styled("WARNING", YELLOW),
             CheckResult::Failed => Cell::styled("FAILED", RED),
             CheckResult::Skipped => Cell::styled("-", PLAIN),
@@ -185,12 +191,12 @@ impl CheckedChild {
             relevant.map(|problem| problem.message.clone()).collect()
         };
         let is_platform = |reason| reason == ProblemReason::PlatformMismatch;
-        let manifest = problems(|reason| {
-            !reason.is_about_config() && reason != ProblemReason::PlatformMismatch
-        });
+        let manifest =
+            problems(|reason| !reason.is_about_config() && reason != ProblemReason::PlatformMismatch);
         let readable = child.contents.is_some();
         let if_readable = if readable { Passed } else { Skipped };
-        let faulty: Vec<String> = blobs_of(child).filter_map(|blob| faults.get(&blob.digest)).cloned().collect();
+        let faulty: Vec<String> =
+            blobs_of(child).filter_map(|blob| faults.get(&blob.digest)).cloned().collect();
         let mut blobs = Check::new("blobs", faulty, if_readable);
         if blobs.result == Passed {
             let verb = if deep { "hashed" } else { "there" };
