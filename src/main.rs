@@ -10,7 +10,7 @@ use multiarch::cli::{self, Cli, Command, Error};
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Operator(arguments) => operate(arguments),
-        Command::Index(arguments) => cli::index::run(arguments),
+        Command::Index(arguments) => cli::index::run(&arguments),
         Command::Crd => cli::crd::print(),
         Command::Completions(arguments) => cli::completions::print(&arguments),
     };

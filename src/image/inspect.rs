@@ -252,7 +252,8 @@ fn platform_mismatch(entry: &Descriptor, config: &ImageConfig) -> Option<String>
         return Some(format!("the index says {declared}, the config names no os and architecture"));
     };
     let same_but_for_variant = own.os() == declared.os() && own.architecture() == declared.architecture();
-    if !declared.matches(&own) && !(same_but_for_variant && config.variant.is_empty()) {
+    let left_out = same_but_for_variant && config.variant.is_empty();
+    if !declared.matches(&own) && !left_out {
         return Some(format!("the index says {declared}, the config {own}"));
     }
     let version = entry.platform.as_ref().and_then(|platform| platform.os_version.as_deref());

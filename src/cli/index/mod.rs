@@ -96,10 +96,10 @@ impl Command {
 ///
 /// # Errors
 /// Those of the command; [`exit::report`] knows them all.
-pub fn run(arguments: Arguments) -> Result<(), Error> {
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
     logging::start(arguments.verbose, arguments.quiet);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let result = runtime.block_on(until_interrupted(&arguments));
+    let result = runtime.block_on(until_interrupted(arguments));
     // A look-up of a host name that nobody waits for any more holds nobody up.
     runtime.shutdown_background();
     result
