@@ -24,6 +24,7 @@ mod http;
 mod limit;
 mod manifests;
 mod mirrors;
+mod name;
 mod pages;
 mod reference;
 mod referrers;
