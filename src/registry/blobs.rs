@@ -32,8 +32,10 @@ pub enum Delivery {
 }
 
 /// What a mount led to.
-enum Mount {
+pub(super) enum Mount {
     Done,
+    /// The blob has to come another way.
+    Refused,
     /// The registry would rather have the bytes, and has opened an upload for them.
     Upload(Box<Upload>),
 }
@@ -166,7 +168,6 @@ impl Session {
     ///
     /// Within a registry a mount is tried before anything else: it costs one request whether the blob is there
     /// already or not. Whatever answer but success leads to the next rung: is it there, then its bytes.
-    /// Nobody else uploads the same blob to the same repository meanwhile.
     ///
     /// # Errors
     /// If the source cannot be read, or the target cannot be written.
@@ -176,15 +177,11 @@ impl Session {
         target: &Repository,
         blob: &Descriptor,
     ) -> Result<Delivery, Error> {
-        let _guard = self.client().uploads().enter(target, &blob.digest).await;
-        let mut opened = None;
-        if source.registry() == target.registry() {
-            match self.mount(source, target, &blob.digest).await {
-                Ok(Mount::Done) => return Ok(self.delivered(target, blob, Delivery::Mounted)),
-                Ok(Mount::Upload(upload)) => opened = Some(upload),
-                Err(error) => tracing::debug!(%error, "mount refused, trying otherwise"),
-            }
-        }
+        let opened = match self.mount_blob(source, target, blob).await {
+            Mount::Done => return Ok(Delivery::Mounted),
+            Mount::Upload(upload) => Some(upload),
+            Mount::Refused => None,
+        };
         self.deliver(target, blob, Arc::new(self.blobs_of(source)), opened).await
     }
 
@@ -198,20 +195,22 @@ impl Session {
         blob: &Descriptor,
         store: Arc<dyn BlobStore>,
     ) -> Result<Delivery, Error> {
-        let _guard = self.client().uploads().enter(target, &blob.digest).await;
         self.deliver(target, blob, store, None).await
     }
 
-    async fn deliver(
+    /// Sends a blob unless it is there. Nobody else uploads it to the same repository meanwhile.
+    pub(super) async fn deliver(
         &self,
         target: &Repository,
         blob: &Descriptor,
         store: Arc<dyn BlobStore>,
         opened: Option<Box<Upload>>,
     ) -> Result<Delivery, Error> {
+        let _guard = self.client().uploads().enter(target, &blob.digest).await;
         if self.has_blob(target, &blob.digest).await? {
             return Ok(self.delivered(target, blob, Delivery::Present));
         }
+        let _turn = self.client().turn_to_send().await;
         self.observer().begun(target, blob);
         self.upload(target, blob, store, opened).await?;
         Ok(self.delivered(target, blob, Delivery::Uploaded))
@@ -222,7 +221,36 @@ impl Session {
         delivery
     }
 
-    /// Distribution spec, "Mounting a blob from another repository". Tried once: the other ways are open.
+    /// Has the registry take the blob from another of its own repositories. Whatever goes wrong is no error, as the
+    /// other ways are open.
+    pub(super) async fn mount_blob(
+        &self,
+        source: &Repository,
+        target: &Repository,
+        blob: &Descriptor,
+    ) -> Mount {
+        let host = self.client().host(target.host());
+        if source.registry() != target.registry() || host.has_no_mounts() {
+            return Mount::Refused;
+        }
+        match self.mount(source, target, &blob.digest).await {
+            Ok(mount) => {
+                if matches!(mount, Mount::Done) {
+                    self.delivered(target, blob, Delivery::Mounted);
+                }
+                mount
+            }
+            Err(error) => {
+                tracing::debug!(%error, "mount refused, trying otherwise");
+                if error.kind() == Kind::Unsupported {
+                    host.remember_no_mounts();
+                }
+                Mount::Refused
+            }
+        }
+    }
+
+    /// Distribution spec, "Mounting a blob from another repository". Tried once.
     async fn mount(&self, source: &Repository, target: &Repository, digest: &Digest) -> Result<Mount, Error> {
         let operation = Operation::new(blob_name(target, digest), "mounting the blob");
         let mut url = self.url(&operation, target, "blobs/uploads/")?;

@@ -21,6 +21,7 @@ mod error;
 mod host;
 mod host_state;
 mod http;
+mod limit;
 mod manifests;
 mod mirrors;
 mod reference;
@@ -35,7 +36,7 @@ mod upload;
 
 pub use blob_reader::{BlobReader, BlobStore, ByteStream};
 pub use blobs::{Delivery, RepositoryBlobs};
-pub use copy::Copied;
+pub use copy::{Copied, Transfer};
 pub use credentials::{Credential, CredentialsError, DockerConfig, Keyring};
 pub use descriptor::{Descriptor, DescriptorPlatform, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};

@@ -1,6 +1,6 @@
 //! Requests on behalf of one keyring: authorised, tried again, their failures explained.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +22,9 @@ use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
 
+/// For how many repositories that may be mounted from a token is asked for at once; servers limit what they read.
+const MOST_FORESEEN: usize = 8;
+
 /// Speaks to registries with the credentials of one keyring. Make a new one when a Secret has changed.
 /// Cheap to clone.
 #[derive(Clone)]
@@ -31,8 +34,10 @@ pub struct Session {
     /// Which of several matching credentials was good for what.
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
     retry: Retry,
-    /// What is written to; read from the registry itself and from no mirror.
-    written: Arc<[Repository]>,
+    /// Whether mirrors are asked for what is read.
+    mirrored: bool,
+    /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
+    foreseen: Arc<HashMap<Repository, Scopes>>,
     observer: Arc<dyn Observer>,
 }
 
@@ -110,17 +115,18 @@ struct Authorization {
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
         let retry = client.retry().clone();
-        Self { client, keyring, good: Arc::default(), retry, written: Arc::default(), observer: Arc::new(()) }
+        let (good, foreseen, observer) = (Arc::default(), Arc::default(), Arc::new(()));
+        Self { client, keyring, good, retry, mirrored: true, foreseen, observer }
     }
 
-    /// The same session for one who writes to these repositories: what they have is not asked of mirrors.
-    pub fn writing_to<'a>(self, repositories: impl IntoIterator<Item = &'a Repository>) -> Self {
-        let written = self.written.iter().cloned().chain(repositories.into_iter().cloned()).collect();
-        Self { written, ..self }
+    /// The same session, for who has to know what the registry itself has.
+    pub fn without_mirrors(&self) -> Self {
+        Self { mirrored: false, ..self.clone() }
     }
 
-    pub(crate) fn writes_to(&self, repository: &Repository) -> bool {
-        self.written.contains(repository)
+    /// Whether mirrors may be asked for what `repository` has: not where this session writes.
+    pub(crate) fn may_use_mirrors(&self, repository: &Repository) -> bool {
+        self.mirrored && !self.foreseen.contains_key(repository)
     }
 
     /// The same session for what may fail.
@@ -131,6 +137,26 @@ impl Session {
     /// The same session, with `observer` told of every blob that it moves.
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer, ..self }
+    }
+
+    /// The same session, about to write to `targets` what it reads from `sources`: the first token of a target allows
+    /// pushing and mounting as well, so that none has to be asked for half-way. Others that a session may not write to
+    /// should not be named here.
+    pub fn writing_to<'a>(
+        &self,
+        targets: impl Iterator<Item = &'a Repository>,
+        sources: impl Iterator<Item = &'a Repository> + Clone,
+    ) -> Self {
+        let foreseen = targets.map(|target| {
+            let neighbours = sources.clone().filter(|source| source.registry() == target.registry());
+            let neighbours: BTreeSet<&Repository> = neighbours.collect();
+            let mounts = neighbours.into_iter().take(MOST_FORESEEN).filter(|source| *source != target);
+            (
+                target.clone(),
+                mounts.fold(Scopes::push(target), |scopes, source| scopes.and_all(&Scopes::pull(source))),
+            )
+        });
+        Self { foreseen: Arc::new(foreseen.collect()), ..self.clone() }
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -214,7 +240,15 @@ impl Session {
         };
         let response = self.send_as(request, authorization.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != registry {
-            return self.client.success(&request.operation, response).await;
+            let result = self.client.success(&request.operation, response).await;
+            return match (result, authorization.and_then(|authorization| authorization.token)) {
+                // Public ECR answers 400 to a token that has ended.
+                (Err(error), Some((key, token))) if error.is_about_an_ended_token() => {
+                    self.client.tokens().forget(&key, &token).await;
+                    self.renew(request, credential, error).await
+                }
+                (result, _) => result,
+            };
         }
         if let Some((key, token)) =
             authorization.as_ref().and_then(|authorization| authorization.token.as_ref())
@@ -243,6 +277,24 @@ impl Session {
         self.client.success(&request.operation, response).await
     }
 
+    /// Sends once more with a new token, after `error` told that the token has ended.
+    async fn renew(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+        error: Error,
+    ) -> Result<Response, Error> {
+        if !request.content.is_repeatable() {
+            return Err(error.worth_retrying());
+        }
+        let Some(challenge) = self.client.host(request.repository.host()).challenge() else {
+            return Err(error);
+        };
+        let renewed = self.authorize(request, credential, &challenge).await?;
+        let response = self.send_as(request, renewed.as_ref()).await?;
+        self.client.success(&request.operation, response).await
+    }
+
     async fn send_as(
         &self,
         request: &Request<'_>,
@@ -257,6 +309,13 @@ impl Session {
             progress: request.content.progress(),
         };
         self.client.send(&request.operation, message).await
+    }
+
+    fn scopes(&self, request: &Request<'_>) -> Scopes {
+        match self.foreseen.get(request.repository) {
+            Some(foreseen) => foreseen.clone().and_all(&request.scopes),
+            None => request.scopes.clone(),
+        }
     }
 
     /// The answer to a challenge; none if it wants a credential and there is none.
@@ -283,7 +342,7 @@ impl Session {
                     realm: realm.clone(),
                     service: service.clone(),
                     identity: credential.map(Credential::identity),
-                    scopes: request.scopes.clone().and(scope.as_deref().unwrap_or_default()),
+                    scopes: self.scopes(request).and(scope.as_deref().unwrap_or_default()),
                 };
                 let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
                 Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))

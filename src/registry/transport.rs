@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WARNING};
 use reqwest::{Body, Method, Response, StatusCode, Url};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use super::challenge::Challenge;
@@ -26,6 +26,8 @@ use super::token::TokenCache;
 pub(crate) const SMALL_ANSWER: u64 = 1024 * 1024;
 /// How many redirects of one request are followed.
 const MOST_REDIRECTS: usize = 5;
+/// How many blobs are sent at once, by everyone together: each takes the memory of some network frames.
+const MOST_SENDERS: usize = 8;
 /// How many hosts are remembered.
 const MOST_HOSTS: usize = 1024;
 
@@ -42,6 +44,7 @@ struct Shared {
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
     background: TaskTracker,
     uploads: SingleFlight,
+    turns: Semaphore,
     requests: AtomicU64,
 }
 
@@ -83,6 +86,7 @@ impl Client {
             hosts: Mutex::default(),
             background: TaskTracker::new(),
             uploads: SingleFlight::default(),
+            turns: Semaphore::new(MOST_SENDERS),
             requests: AtomicU64::default(),
         })))
     }
@@ -116,6 +120,11 @@ impl Client {
 
     pub(crate) fn http(&self) -> &HttpClients {
         &self.0.http
+    }
+
+    /// Waits until fewer than [`MOST_SENDERS`] blobs are being sent. First come, first served.
+    pub(crate) async fn turn_to_send(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.turns.acquire().await.ok()
     }
 
     /// What is known of `host`.
@@ -155,9 +164,12 @@ impl Client {
             if let Some(body) = body.take() {
                 request = request.body(body);
             }
+            let host = self.host(&authority(&url));
+            let turn = host.limit().enter().await;
             self.0.requests.fetch_add(1, Ordering::Relaxed);
             let answer = moving(limit, &progress, request.send()).await;
             let response = answered(operation, &url, answer)?;
+            turn.answered(response.status() == StatusCode::TOO_MANY_REQUESTS);
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
