@@ -5,6 +5,7 @@
 
 pub mod completions;
 pub mod crd;
+pub mod credentials;
 pub mod exit;
 pub mod index;
 pub mod logging;

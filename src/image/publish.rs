@@ -69,6 +69,8 @@ impl Tags {
         tags: &[impl AsRef<str>],
     ) -> Result<Self, Error> {
         let operation = Operation::new(repository, "publishing the index");
+        // A mirror's tags are not those that are about to be written.
+        let session = &session.without_mirrors();
         let tag = |name: &str| {
             repository.with_tag(name).map_err(|error| operation.error(Kind::Rejected, error.to_string()))
         };
@@ -140,6 +142,7 @@ impl Tags {
         index: &AssembledIndex,
     ) -> Result<Vec<(Reference, TagChange)>, Error> {
         let digest = &index.descriptor.digest;
+        let session = &session.without_mirrors();
         if self.tags.is_empty() {
             let reference = self.repository.with_digest(digest);
             if session.head_manifest(&reference).await?.is_some() {

@@ -135,7 +135,7 @@ impl Session {
         target: &Repository,
         digest: &Digest,
     ) -> Result<bool, Error> {
-        match self.head_manifest(&target.with_digest(digest)).await {
+        match self.without_mirrors().head_manifest(&target.with_digest(digest)).await {
             Ok(found) => Ok(found.is_some()),
             // To who may not see what is not there, pushing it will say whether that is the reason.
             Err(error) if error.kind() == Kind::Denied && source != target => Ok(false),

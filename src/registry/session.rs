@@ -17,6 +17,7 @@ use super::credentials::{Credential, Keyring};
 use super::descriptor::Descriptor;
 use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
+use super::retry::Retry;
 use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
@@ -32,6 +33,9 @@ pub struct Session {
     keyring: Arc<Keyring>,
     /// Which of several matching credentials was good for what.
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
+    retry: Retry,
+    /// Whether mirrors are asked for what is read.
+    mirrored: bool,
     /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
     foreseen: Arc<HashMap<Repository, Scopes>>,
     observer: Arc<dyn Observer>,
@@ -110,7 +114,24 @@ struct Authorization {
 
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
-        Self { client, keyring, good: Arc::default(), foreseen: Arc::default(), observer: Arc::new(()) }
+        let retry = client.retry().clone();
+        let (good, foreseen, observer) = (Arc::default(), Arc::default(), Arc::new(()));
+        Self { client, keyring, good, retry, mirrored: true, foreseen, observer }
+    }
+
+    /// The same session, for who has to know what the registry itself has.
+    pub fn without_mirrors(&self) -> Self {
+        Self { mirrored: false, ..self.clone() }
+    }
+
+    /// Whether mirrors may be asked for what `repository` has: not where this session writes.
+    pub(crate) fn may_use_mirrors(&self, repository: &Repository) -> bool {
+        self.mirrored && !self.foreseen.contains_key(repository)
+    }
+
+    /// The same session for what may fail.
+    pub(crate) fn without_retries(&self) -> Self {
+        Self { retry: Retry { attempts: 1, ..self.retry.clone() }, ..self.clone() }
     }
 
     /// The same session, with `observer` told of every blob that it moves.
@@ -160,7 +181,7 @@ impl Session {
 
     /// Sends until there is a success or a lasting failure.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
-        self.client.retry().run(|| self.attempt(request)).await
+        self.retry.run(|| self.attempt(request)).await
     }
 
     /// As [`send`](Self::send), and reads the body of at most `limit` bytes; one that breaks off is asked for again.
@@ -170,7 +191,7 @@ impl Session {
             let headers = response.headers().clone();
             Ok((headers, self.client.read(&request.operation, response, limit).await?))
         };
-        self.client.retry().run(attempt).await
+        self.retry.run(attempt).await
     }
 
     /// Sends once with each matching credential until one is good. Never anonymously when there are any.

@@ -1,4 +1,5 @@
 //! A real registry for the tests, and images to put into it.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 #[path = "devcluster.rs"]
 mod devcluster;
