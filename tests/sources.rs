@@ -72,12 +72,7 @@ async fn three_sources_from_three_repositories_become_one_index_with_their_bytes
         let here = Push::to(&target).read(&child.digest).await.expect("the child");
         assert_eq!(Some(here), Push::to(from).read(&child.digest).await, "byte for byte");
     }
-    let raw = support::tools::skopeo(&[
-        "inspect",
-        "--raw",
-        "--tls-verify=false",
-        &format!("docker://{target}:1.0"),
-    ]);
+    let raw = support::skopeo(&["inspect", "--raw", "--tls-verify=false", &format!("docker://{target}:1.0")]);
     let index: Value = serde_json::from_str(&raw).expect("JSON");
     assert_eq!(
         Some(Digest::sha256(raw.as_bytes()).to_string()),
@@ -91,7 +86,7 @@ async fn three_sources_from_three_repositories_become_one_index_with_their_bytes
         .filter_map(|m| m["platform"]["architecture"].as_str())
         .collect();
     assert_eq!(platforms, ["amd64", "arm64", "s390x"], "in the order of the spec");
-    let crane = support::tools::crane(&["validate", "--insecure", "--remote", &format!("{target}:latest")]);
+    let crane = support::crane(&["validate", "--insecure", "--remote", &format!("{target}:latest")]);
     assert!(crane.contains("PASS"), "{crane}");
 }
 

@@ -10,6 +10,7 @@ mod index;
 pub mod inspect;
 mod manifest;
 mod publish;
+mod referrers;
 mod resolve;
 
 pub use compose::{
@@ -20,4 +21,5 @@ pub use edit::{EditError, EditableIndex, Edits};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
+pub use referrers::{Followed, Referrers, copy_referrers};
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};

@@ -68,9 +68,8 @@ impl Tags {
         repository: &Repository,
         tags: &[impl AsRef<str>],
     ) -> Result<Self, Error> {
+        let session = &session.writing_to([repository], []);
         let operation = Operation::new(repository, "publishing the index");
-        // A mirror's tags are not those that are about to be written.
-        let session = &session.without_mirrors();
         let tag = |name: &str| {
             repository.with_tag(name).map_err(|error| operation.error(Kind::Rejected, error.to_string()))
         };
@@ -142,7 +141,6 @@ impl Tags {
         index: &AssembledIndex,
     ) -> Result<Vec<(Reference, TagChange)>, Error> {
         let digest = &index.descriptor.digest;
-        let session = &session.without_mirrors();
         if self.tags.is_empty() {
             let reference = self.repository.with_digest(digest);
             if session.head_manifest(&reference).await?.is_some() {

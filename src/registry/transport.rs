@@ -134,7 +134,8 @@ impl Client {
             // What is in use stays; the rest can be learnt again.
             hosts.retain(|_, state| Arc::strong_count(state) > 1);
         }
-        Arc::clone(hosts.entry(host.to_owned()).or_default())
+        let unknown = || Arc::new(HostState::allowing(self.max_concurrent(host)));
+        Arc::clone(hosts.entry(host.to_owned()).or_insert_with(unknown))
     }
 
     /// Does what nobody waits for.

@@ -11,7 +11,7 @@ use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::inspect::{Child, read_children};
-use crate::image::{EditableIndex, TagChange, Tags};
+use crate::image::{EditableIndex, Followed, Referrers, TagChange, Tags, copy_referrers};
 use crate::platform::Platform;
 use crate::registry::{Copied, Manifest, Reference, Repository, Session};
 
@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// Only this platform with its attestations; may be given more than once. The index gets another digest.
     #[arg(short, long = "platform", value_name = "PLATFORM")]
     platforms: Vec<Platform>,
+    /// Copy as well what refers to the index and its images: OCI referrers, and the tags of cosign.
+    #[arg(long)]
+    referrers: bool,
     #[command(flatten)]
     output: OutputArguments,
     #[command(flatten)]
@@ -49,7 +52,7 @@ impl Arguments {
         check_complete(&self.source, &children)?;
 
         let mut copied = Copied::default();
-        let mut changes = Vec::new();
+        let (mut changes, mut warnings) = (Vec::new(), Vec::new());
         // What a registry has once, its other repositories take from it.
         let mut nearest: HashMap<&str, &Repository> = HashMap::new();
         for (target, tags) in &targets {
@@ -57,10 +60,20 @@ impl Arguments {
             let (sent, changed) = copy_to(&session, &manifest, &children, source, target, tags).await?;
             copied = copied.plus(sent);
             changes.extend(changed);
+            if self.referrers {
+                let followed = follow(&session, &manifest, &children, source, target).await?;
+                context.say(format!(
+                    "referrers: {} manifests, {} tags",
+                    followed.referrers.len(),
+                    followed.tags.len()
+                ));
+                copied = copied.plus(followed.copied);
+                warnings.extend(followed.warnings);
+            }
             nearest.insert(target.registry(), target);
         }
         let published = Published::new(&manifest.descriptor, changes);
-        Published { copied: Some(copied.into()), ..published }.print(context, self.output.output)
+        Published { copied: Some(copied.into()), warnings, ..published }.print(context, self.output.output)
     }
 
     /// The index with the platforms that are wanted only.
@@ -156,4 +169,28 @@ async fn copy_children(
         session.put_manifest(&reference, &descriptor.media_type, bytes).await?;
     }
     Ok(copied)
+}
+
+/// Copies what refers to the index and to everything in it. What is said about the index before it was filtered does not
+/// follow: it is about another digest.
+async fn follow(
+    session: &Session,
+    manifest: &Manifest,
+    children: &[Child],
+    source: &Repository,
+    target: &Repository,
+) -> Result<Followed, Error> {
+    let mut all = Followed::default();
+    let mut seen = HashSet::new();
+    let manifests =
+        std::iter::once(manifest).chain(children.iter().filter_map(|child| child.manifest.as_ref()));
+    for Manifest { descriptor, .. } in manifests.filter(|m| seen.insert(&m.descriptor.digest)) {
+        let what = Referrers { oci: true, cosign: true };
+        let followed = copy_referrers(session, source, target, descriptor, what).await?;
+        all.referrers.extend(followed.referrers);
+        all.tags.extend(followed.tags);
+        all.warnings.extend(followed.warnings);
+        all.copied = all.copied.plus(followed.copied);
+    }
+    Ok(all)
 }
