@@ -611,6 +611,40 @@ async fn one_platform_is_copied_with_its_attestations_under_a_new_digest() {
 }
 
 #[tokio::test]
+async fn signatures_follow_their_images_when_asked_to() {
+    let (from, to) = (Registry::anonymous(), Registry::anonymous());
+    let pushed = push_index(&from, "web", "1").await;
+    let signature = push_referrer(&from, "web", &pushed.arm64).await;
+    let cosign = format!("sha256-{}.sig", pushed.digest.hex());
+    let tagged = from.push_image("web", &cosign, "linux/amd64").await;
+    let target = format!("{}/web:1", to.host);
+    multiarch(&["index", "copy", &pushed.name, &target]).await.ok();
+    let there = to.session().referrers(&to.repository("web"), &pushed.arm64.digest, None).await.unwrap();
+    assert!(there.is_empty(), "{there:?}");
+
+    let ran = multiarch(&["index", "copy", "--referrers", &pushed.name, &target]).await.ok();
+    assert!(ran.stderr.contains("referrers: 1 manifests, 1 tags"), "{}", ran.stderr);
+    let there = to.session().referrers(&to.repository("web"), &pushed.arm64.digest, None).await.unwrap();
+    assert_eq!(there[0].digest, signature.digest);
+    assert_eq!(digest_of(&format!("{}/web:{cosign}", to.host)), tagged.digest);
+}
+
+/// A signature as the distribution specification has it: an artifact about an image, under the tag that stands in for
+/// the referrers API, which this registry does not have.
+async fn push_referrer(registry: &Registry, path: &str, subject: &Descriptor) -> Descriptor {
+    let blob = registry.push_blob(path, b"{}").await;
+    let artifact = json!({
+        "schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "artifactType": "example/signature",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": blob, "size": 2},
+        "layers": [], "subject": subject,
+    });
+    let artifact = registry.push_manifest(path, "", &artifact).await;
+    let list = index(&[(&artifact, json!({"artifactType": "example/signature"}))]);
+    registry.push_manifest(path, &format!("sha256-{}", subject.digest.hex()), &list).await;
+    artifact
+}
+
+#[tokio::test]
 async fn an_index_with_an_image_missing_is_not_copied_by_half() {
     let (from, to) = (Registry::anonymous(), Registry::anonymous());
     let pushed = push_index(&from, "web", "1").await;
