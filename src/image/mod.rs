@@ -2,12 +2,14 @@
 //!
 //! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]
 
+mod binary;
 mod index;
 mod manifest;
 mod publish;
 mod resolve;
 
+pub use binary::{Machine, Program, ProgramFinding, inspect_program};
 pub use index::{AssembleError, AssembledIndex, Format};
-pub use manifest::{ImageConfig, ImageManifest, Index};
+pub use manifest::{ExecutionParameters, ImageConfig, ImageManifest, Index};
 pub use publish::publish;
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};

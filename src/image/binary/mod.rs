@@ -1,0 +1,293 @@
+//! Whether the program that an image starts really is for the platform that the image claims.
+//!
+//! ```text
+//! config ─▶ Search: names, PATH ─┐
+//! layers, from the top down      ├─▶ Outcome ─▶ ProgramFinding
+//!   unpack ─▶ layer ─▶ Overlay ──┘
+//! ```
+//!
+//! Every layer is read at most once, and none further than needed: what may matter later, links and the headers of
+//! executable files, is remembered on the way.
+
+mod layer;
+mod machine;
+mod overlay;
+mod search;
+mod unpack;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+pub use machine::Machine;
+
+use super::manifest::{ImageConfig, ImageManifest};
+use crate::platform::Platform;
+use crate::registry::{BlobReader, BlobStore, Descriptor, Digest, Error};
+use machine::Fit;
+use overlay::Overlay;
+use search::{Outcome, Search};
+
+/// How many bytes one layer may have, packed or unpacked. The largest layers of images for machine learning unpack to
+/// 5 or 6 GB; gzip makes a thousand times as much of the same bytes.
+const LARGEST_LAYER: u64 = 8 * 1024 * 1024 * 1024;
+/// How many bytes are unpacked of an image: a minute's work.
+const MOST_UNPACKED: u64 = 16 * 1024 * 1024 * 1024;
+/// How many pieces of a layer are fetched ahead of their unpacking.
+const AHEAD: usize = 4;
+
+/// What was found out about the program that an image starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "camelCase")]
+pub enum ProgramFinding {
+    /// It is for the platform.
+    Matches {
+        /// What was found.
+        program: Program,
+        /// The platform of the image.
+        platform: Platform,
+    },
+    /// It is for a smaller sibling of the platform's architecture, 386 of amd64 or arm of arm64, and runs where the
+    /// processor and the kernel can still do that.
+    Compatible {
+        /// What was found.
+        program: Program,
+        /// The platform of the image.
+        platform: Platform,
+    },
+    /// It does not run on the platform.
+    Mismatch {
+        /// What was found.
+        program: Program,
+        /// The platform of the image.
+        platform: Platform,
+    },
+    /// Nobody can tell.
+    Unknown {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The program that an image starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Program {
+    /// The names that lead to it: what the config says, where that is, the interpreter if that is a script, and so on.
+    /// The last one is the program's own path, with no link in it.
+    pub steps: Vec<String>,
+    /// The layer that has the program.
+    pub layer: Digest,
+    /// What it was made for.
+    pub machine: Machine,
+    /// It is but the shell of a command in shell form (`/bin/sh -c "…"`).
+    pub shell_form: bool,
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} is for {}", self.steps.join(" → "), self.machine)
+    }
+}
+
+impl fmt::Display for ProgramFinding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (program, platform, relation) = match self {
+            Self::Matches { program, platform } => (program, platform, "as is the platform"),
+            Self::Compatible { program, platform } => {
+                (program, platform, "which only some machines run on the platform")
+            }
+            Self::Mismatch { program, platform } => (program, platform, "the platform is"),
+            Self::Unknown { why } => return formatter.write_str(why),
+        };
+        write!(formatter, "{program}, {relation} {platform} (in layer {})", program.layer)?;
+        if program.shell_form {
+            formatter.write_str("; it is the shell of a command in shell form, which was not looked at")?;
+        }
+        Ok(())
+    }
+}
+
+/// Finds out whether the program that the image starts (the first word of `Entrypoint`, else of `Cmd`) is for
+/// `platform`: by the header of its file, or of the interpreter's if it is a script.
+///
+/// Layers are read from the top down, at most once each, and only until the program is found. A name without a slash
+/// is looked for in `PATH`, for which all layers may have to be read: one further down may have it in an earlier
+/// directory. What was read of a layer that was not read to its end is not verified by its digest, so this finds
+/// mistakes rather than forgeries. Takes some 40 MB of memory at most, and as much again for zstd.
+///
+/// Dropping the future ends the reading.
+///
+/// # Errors
+/// If the store cannot be read. What is in it makes no errors: [`ProgramFinding::Unknown`] says what is wrong with it.
+pub async fn inspect_program(
+    store: Arc<dyn BlobStore>,
+    manifest: &ImageManifest,
+    config: &ImageConfig,
+    platform: &Platform,
+) -> Result<ProgramFinding, Error> {
+    let search = match Search::new(config, platform) {
+        Ok(search) => search,
+        Err(why) => return Ok(ProgramFinding::Unknown { why }),
+    };
+    let mut inspection = Inspection::new(search, manifest.layers.len());
+    for layer in manifest.layers.iter().rev() {
+        let unknown = |reason: &str| ProgramFinding::Unknown { why: format!("layer {} {reason}", layer.digest) };
+        if let Some(reason) = unpack::unreadable(layer) {
+            return Ok(unknown(&reason));
+        }
+        if layer.size > LARGEST_LAYER {
+            return Ok(unknown(&format!("has more than {LARGEST_LAYER} bytes")));
+        }
+        let (returned, read) = match read_layer(store.clone(), layer, inspection).await? {
+            Some(outcome) => outcome,
+            None => return Ok(unknown("could not be read: reading it ended unexpectedly")),
+        };
+        if let Err(error) = read {
+            return Ok(unknown(&format!("could not be read: {error}")));
+        }
+        inspection = returned;
+        if !matches!(inspection.outcome, Outcome::Undecided(_)) {
+            break;
+        }
+    }
+    let digest_of = |index: usize| manifest.layers.iter().rev().nth(index).map(|layer| &layer.digest);
+    Ok(inspection.finding(platform, digest_of))
+}
+
+/// Reads a layer, until it is known what is started or to its end. None if unpacking it ended in a panic.
+async fn read_layer(
+    store: Arc<dyn BlobStore>,
+    layer: &Descriptor,
+    mut inspection: Inspection,
+) -> Result<Option<(Inspection, io::Result<()>)>, Error> {
+    let (sender, chunks) = mpsc::channel(AHEAD);
+    // Ends when either side is dropped: the sender as the layer's end, the receiver when enough was read.
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let read = inspection.read(Chunks { chunks, current: Bytes::new() });
+        (inspection, read)
+    });
+    let mut blob = BlobReader::new(store, layer);
+    let fetching = async move {
+        loop {
+            let chunk = tokio::select! {
+                chunk = blob.next() => chunk?,
+                () = sender.closed() => None,
+            };
+            let Some(chunk) = chunk else { return Ok(()) };
+            if sender.send(chunk).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let (fetched, unpacked) = tokio::join!(fetching, unpacking);
+    fetched.map(|()| unpacked.ok())
+}
+
+/// The pieces of a blob, for who reads with a thread of his own.
+struct Chunks {
+    chunks: mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.current = chunk,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// A search and what it has seen.
+struct Inspection {
+    search: Search,
+    overlay: Overlay,
+    outcome: Outcome,
+    /// How many more bytes may be unpacked.
+    remaining: u64,
+    largest_layer: u64,
+}
+
+impl Inspection {
+    fn new(search: Search, layers: usize) -> Self {
+        let overlay = Overlay::of(layers);
+        let outcome = search.outcome(&overlay);
+        Self { search, overlay, outcome, remaining: MOST_UNPACKED, largest_layer: LARGEST_LAYER }
+    }
+
+    /// Reads the next layer down, until it is known what is started.
+    fn read(&mut self, layer: impl Read) -> io::Result<()> {
+        let Self { search, overlay, outcome, .. } = self;
+        overlay.begin_layer();
+        let mut limit = self.remaining.min(self.largest_layer);
+        let before = limit;
+        let read = layer::read(unpack::unpacked(layer)?, &mut limit, |path, mut change| {
+            let Some(path) = search.path_in_image(path) else { return Ok(ControlFlow::Continue(())) };
+            if let layer::Change::File { executable, .. } = &mut change {
+                *executable = search.is_executable(&path, *executable);
+            }
+            let awaited = match &*outcome {
+                Outcome::Undecided(awaited) => awaited.as_str(),
+                _ => return Ok(ControlFlow::Break(())),
+            };
+            let concerned = search::concerns(&path, awaited);
+            overlay.record(&path, change, path == awaited)?;
+            if concerned {
+                *outcome = search.outcome(overlay);
+            }
+            Ok(match outcome {
+                Outcome::Undecided(_) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            })
+        });
+        self.remaining = self.remaining.saturating_sub(before - limit);
+        read?;
+        if let Outcome::Undecided(_) = self.outcome {
+            self.overlay.end_layer();
+            self.outcome = self.search.outcome(&self.overlay);
+        }
+        Ok(())
+    }
+
+    /// What the search has come to. `digest_of` knows the layers, counted from the top.
+    fn finding<'a>(
+        self,
+        platform: &Platform,
+        digest_of: impl Fn(usize) -> Option<&'a Digest>,
+    ) -> ProgramFinding {
+        let (steps, machine, layer) = match self.outcome {
+            Outcome::Nothing(why) => return ProgramFinding::Unknown { why },
+            Outcome::Undecided(path) => {
+                return ProgramFinding::Unknown { why: format!("/{path} is in no layer") };
+            }
+            Outcome::Found { steps, layer, machine } => match digest_of(layer) {
+                Some(digest) => (steps, machine, digest.clone()),
+                None => return ProgramFinding::Unknown { why: "the image has no layers".to_owned() },
+            },
+        };
+        let program = Program { steps, layer, machine, shell_form: self.search.shell_form };
+        let platform = platform.clone();
+        match machine.fit(&platform) {
+            Fit::Native => ProgramFinding::Matches { program, platform },
+            Fit::Compatible => ProgramFinding::Compatible { program, platform },
+            Fit::Foreign => ProgramFinding::Mismatch { program, platform },
+            Fit::Unclear => ProgramFinding::Unknown {
+                why: format!("{program}; whether that runs on {platform} is not known"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
