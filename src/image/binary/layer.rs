@@ -99,7 +99,7 @@ fn change<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<(String, Chang
         // What old archives have for a directory.
         EntryType::Regular if path.ends_with('/') => Change::Directory,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let executable = entry.header().mode()? & 0o111 != 0;
+            let executable = entry.header().mode().unwrap_or_default() & 0o111 != 0;
             let mut head = Vec::new();
             entry.take(HEAD).read_to_end(&mut head)?;
             Change::File { executable, content: Content::of(&head) }

@@ -185,10 +185,10 @@ impl Machine {
             (Architecture::Any, _) => Fit::Native,
             (Architecture::Named(own), declared) if own == declared => Fit::Native,
             (_, declared) if !ARCHITECTURES.iter().any(|(name, _)| *name == declared) => Fit::Unclear,
-            (
-                Architecture::Named(own),
-                declared,
-            ) if is_compatible(own, declared) || (os == "windows" && (own, declared) == ("386", "arm64")) => {
+            (Architecture::Named(own), declared)
+                if is_compatible(own, declared)
+                    || (os == "windows" && (own, declared) == ("386", "arm64")) =>
+            {
                 Fit::Compatible
             }
             _ => Fit::Foreign,

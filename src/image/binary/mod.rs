@@ -97,15 +97,22 @@ impl fmt::Display for Program {
 
 impl fmt::Display for ProgramFinding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (program, platform, relation) = match self {
-            Self::Matches { program, platform } => (program, platform, "as is the platform"),
-            Self::Compatible { program, platform } => {
-                (program, platform, "which only some machines run on the platform")
+        let program = match self {
+            Self::Matches { program, platform } => {
+                write!(formatter, "{program}, the platform is {platform} as well")?;
+                program
             }
-            Self::Mismatch { program, platform } => (program, platform, "the platform is"),
+            Self::Compatible { program, platform } => {
+                write!(formatter, "{program}, which runs on some machines of {platform} only")?;
+                program
+            }
+            Self::Mismatch { program, platform } => {
+                write!(formatter, "{program}, the platform is {platform}")?;
+                program
+            }
             Self::Unknown { why } => return formatter.write_str(why),
         };
-        write!(formatter, "{program}, {relation} {platform} (in layer {})", program.layer)?;
+        write!(formatter, " (in layer {})", program.layer)?;
         if program.shell_form {
             formatter.write_str("; it is the shell of a command in shell form, which was not looked at")?;
         }
@@ -119,7 +126,7 @@ impl fmt::Display for ProgramFinding {
 /// Layers are read from the top down, at most once each, and only until the program is found. A name without a slash
 /// is looked for in `PATH`, for which all layers may have to be read: one further down may have it in an earlier
 /// directory. What was read of a layer that was not read to its end is not verified by its digest, so this finds
-/// mistakes rather than forgeries. Takes some 40 MB of memory at most, and as much again for zstd.
+/// mistakes rather than forgeries. Takes 64 MB of memory at most, and as much again for zstd.
 ///
 /// Dropping the future ends the reading.
 ///
@@ -137,7 +144,8 @@ pub async fn inspect_program(
     };
     let mut inspection = Inspection::new(search, manifest.layers.len());
     for layer in manifest.layers.iter().rev() {
-        let unknown = |reason: &str| ProgramFinding::Unknown { why: format!("layer {} {reason}", layer.digest) };
+        let unknown =
+            |reason: &str| ProgramFinding::Unknown { why: format!("layer {} {reason}", layer.digest) };
         if let Some(reason) = unpack::unreadable(layer) {
             return Ok(unknown(&reason));
         }
@@ -232,11 +240,10 @@ impl Inspection {
         overlay.begin_layer();
         let mut limit = self.remaining.min(self.largest_layer);
         let before = limit;
-        let read = layer::read(unpack::unpacked(layer)?, &mut limit, |path, mut change| {
-            let Some(path) = search.path_in_image(path) else { return Ok(ControlFlow::Continue(())) };
-            if let layer::Change::File { executable, .. } = &mut change {
-                *executable = search.is_executable(&path, *executable);
-            }
+        let read = layer::read(unpack::unpacked(layer)?, &mut limit, |path, change| {
+            let Some((path, change)) = search.in_image(path, change) else {
+                return Ok(ControlFlow::Continue(()));
+            };
             let awaited = match &*outcome {
                 Outcome::Undecided(awaited) => awaited.as_str(),
                 _ => return Ok(ControlFlow::Break(())),

@@ -107,7 +107,8 @@ impl Overlay {
             }
         }
         if self.entries > MOST_ENTRIES || self.text > MOST_TEXT {
-            let cause = format!("with those above it has more than {MOST_ENTRIES} links and executable files");
+            let cause =
+                format!("with those above it has more than {MOST_ENTRIES} links and executable files");
             return Err(io::Error::other(cause));
         }
         Ok(())
@@ -181,7 +182,9 @@ fn merge(existing: &Entry, new: Entry) -> Option<Entry> {
 impl Entry {
     fn text(&self) -> usize {
         match self {
-            Self::Symlink(text) | Self::HardLink(text) | Self::Executable(Content::Script(text)) => text.len(),
+            Self::Symlink(text) | Self::HardLink(text) | Self::Executable(Content::Script(text)) => {
+                text.len()
+            }
             _ => 0,
         }
     }

@@ -1,5 +1,6 @@
 //! From what a config says is started to the file of a program, through links and scripts.
 
+use super::layer::Change;
 use super::machine::{Content, Machine};
 use super::overlay::{Found, Overlay, ancestors, clean, join};
 use crate::image::ImageConfig;
@@ -61,28 +62,39 @@ impl Search {
         let (separator, default) = if windows { (';', WINDOWS_PATH) } else { (':', UNIX_PATH) };
         let working_directory = clean(&spelled(&parameters.working_dir, windows));
         let path = variable.unwrap_or(default).split(separator);
-        let path =
-            path.map(|directory| join(&working_directory, &spelled(directory, windows))).collect();
+        let path = path.map(|directory| join(&working_directory, &spelled(directory, windows))).collect();
         let shell_form = SHELLS.contains(&base_name(&spelled(&name, windows)).trim_end_matches(".exe"))
-            && command.get(1).is_some_and(|flag| matches!(flag.to_ascii_lowercase().as_str(), "-c" | "-command" | "/c" | "/s"));
+            && command.get(1).is_some_and(|flag| {
+                matches!(flag.to_ascii_lowercase().as_str(), "-c" | "-command" | "/c" | "/s")
+            });
         Ok(Self { name, windows, path, working_directory, shell_form })
     }
 
-    /// The path as the image knows it, of an entry in a layer; none for what is no file of the image.
-    pub(super) fn path_in_image(&self, path: &str) -> Option<String> {
+    /// An entry of a layer as the image knows it; none for what is no file of the image.
+    pub(super) fn in_image(&self, path: &str, change: Change) -> Option<(String, Change)> {
+        let path = self.path_in_image(path)?;
+        let change = match change {
+            Change::Symlink(target) => Change::Symlink(spelled(&target, self.windows).into()),
+            Change::HardLink(target) => Change::HardLink(self.path_in_image(&target)?.into()),
+            // Layers of Windows images have no permissions.
+            Change::File { content, .. } if self.windows => {
+                let executable = WINDOWS_EXTENSIONS.iter().any(|extension| path.ends_with(extension));
+                Change::File { executable, content }
+            }
+            other => other,
+        };
+        Some((path, change))
+    }
+
+    fn path_in_image(&self, path: &str) -> Option<String> {
         let path = clean(&spelled(path, self.windows));
         if !self.windows {
             return Some(path);
         }
         match path.split_once('/') {
             Some(("files", rest)) => Some(rest.to_owned()),
-            _ => None,
+            _ => (path == "files").then(String::new),
         }
-    }
-
-    /// Whether a file can be started. Layers of Windows images have no permissions.
-    pub(super) fn is_executable(&self, path: &str, permitted: bool) -> bool {
-        if self.windows { WINDOWS_EXTENSIONS.iter().any(|extension| path.ends_with(extension)) } else { permitted }
     }
 
     /// What the layers seen so far tell.
@@ -160,9 +172,7 @@ impl Search {
         let (mut path, mut from) = (path.to_owned(), 0);
         for _ in 0..MOST_LINKS {
             match overlay.look_up(&path, from) {
-                Found::Moved { path: next, from: layer } => {
-                    (path, from) = (clean(&spelled(&next, self.windows)), layer);
-                }
+                Found::Moved { path: next, from: layer } => (path, from) = (next, layer),
                 found => return (path, found),
             }
         }
@@ -175,7 +185,10 @@ impl Search {
         let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
         let interpreter = words.next().ok_or("its first line names no interpreter")?;
         if line.ends_with('\r') {
-            return Err("its lines end as in Windows, so the kernel looks for an interpreter that is not there".to_owned());
+            return Err(
+                "its lines end as in Windows, so the kernel looks for an interpreter that is not there"
+                    .to_owned(),
+            );
         }
         if base_name(interpreter) != "env" {
             return Ok((interpreter.to_owned(), vec![join(&self.working_directory, interpreter)]));
