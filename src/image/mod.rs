@@ -1,15 +1,22 @@
 //! Images and indexes: how an image is found and verified, and what is published.
 //!
-//! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]
+//! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]; all of it at once:
+//! [`publish_composition`]. Apart from that, [`inspect_program`] looks into an image's layers.
 
 mod binary;
+mod compose;
+mod find;
 mod index;
 mod manifest;
 mod publish;
 mod resolve;
 
 pub use binary::{Machine, Program, ProgramFinding, inspect_program};
+pub use compose::{
+    ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,
+    publish_composition,
+};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ExecutionParameters, ImageConfig, ImageManifest, Index};
-pub use publish::publish;
-pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};
+pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
+pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};

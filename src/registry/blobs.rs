@@ -1,6 +1,7 @@
 //! Blobs: looked for, read, mounted from a neighbour or streamed from one repository to another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -31,8 +32,10 @@ pub enum Delivery {
 }
 
 /// What a mount led to.
-enum Mount {
+pub(super) enum Mount {
     Done,
+    /// The blob has to come another way.
+    Refused,
     /// The registry would rather have the bytes, and has opened an upload for them.
     Upload(Box<Upload>),
 }
@@ -42,6 +45,8 @@ enum Mount {
 pub struct RepositoryBlobs {
     session: Session,
     repository: Repository,
+    /// Whether some mirror has given bytes that were no use, so that the registry itself is asked from then on.
+    doubted: Arc<AtomicBool>,
 }
 
 impl BlobStore for RepositoryBlobs {
@@ -51,14 +56,35 @@ impl BlobStore for RepositoryBlobs {
 
     fn open(&self, blob: &Descriptor, offset: u64) -> BoxFuture<'static, Result<ByteStream, Error>> {
         let (this, digest) = (self.clone(), blob.digest.clone());
-        async move { this.get(&digest, offset).await }.boxed()
+        async move {
+            let read = |session: Session, repository| {
+                let digest = &digest;
+                async move { session.stream_blob(&repository, digest, offset).await }
+            };
+            match this.doubted.load(Ordering::Relaxed) {
+                true => read(this.session.clone(), this.repository.clone()).await,
+                false => this.session.reading(&this.repository, read).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn doubt(&self) -> bool {
+        let mirrored = !self.session.mirrors_of(&self.repository).is_empty();
+        mirrored && !self.doubted.swap(true, Ordering::Relaxed)
     }
 }
 
-impl RepositoryBlobs {
-    async fn get(&self, digest: &Digest, offset: u64) -> Result<ByteStream, Error> {
-        let session = &self.session;
-        let mut request = session.blob_request(&self.repository, digest, Method::GET, "fetching the blob")?;
+impl Session {
+    /// The bytes of a blob from `offset` on, not verified.
+    async fn stream_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<ByteStream, Error> {
+        let session = self;
+        let mut request = session.blob_request(repository, digest, Method::GET, "fetching the blob")?;
         if offset > 0 {
             request.headers.insert(RANGE, header(&format!("bytes={offset}-")));
         }
@@ -98,7 +124,7 @@ impl Session {
 
     /// The blobs of a repository, to be read.
     pub fn blobs_of(&self, repository: &Repository) -> RepositoryBlobs {
-        RepositoryBlobs { session: self.clone(), repository: repository.clone() }
+        RepositoryBlobs { session: self.clone(), repository: repository.clone(), doubted: Arc::default() }
     }
 
     /// The verified bytes of a blob that is not larger than `limit` bytes.
@@ -111,11 +137,24 @@ impl Session {
         descriptor: &Descriptor,
         limit: u64,
     ) -> Result<Bytes, Error> {
-        let request = self.blob_request(repository, &descriptor.digest, Method::GET, "fetching the blob")?;
         if descriptor.size > limit {
+            let operation = Operation::new(blob_name(repository, &descriptor.digest), "fetching the blob");
             let cause = format!("the blob of {} bytes is larger than {limit}", descriptor.size);
-            return Err(request.operation.error(Kind::TooLarge, cause));
+            return Err(operation.error(Kind::TooLarge, cause));
         }
+        let read = |session: Session, repository| async move {
+            session.get_blob_bytes_at(&repository, descriptor, limit).await
+        };
+        self.reading(repository, read).await
+    }
+
+    async fn get_blob_bytes_at(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Bytes, Error> {
+        let request = self.blob_request(repository, &descriptor.digest, Method::GET, "fetching the blob")?;
         let (_, bytes) = self.fetch(&request, limit).await?;
         if bytes.len() as u64 != descriptor.size {
             let cause = format!("the content has {} bytes, not {}", bytes.len(), descriptor.size);
@@ -129,7 +168,6 @@ impl Session {
     ///
     /// Within a registry a mount is tried before anything else: it costs one request whether the blob is there
     /// already or not. Whatever answer but success leads to the next rung: is it there, then its bytes.
-    /// Nobody else uploads the same blob to the same repository meanwhile.
     ///
     /// # Errors
     /// If the source cannot be read, or the target cannot be written.
@@ -139,15 +177,11 @@ impl Session {
         target: &Repository,
         blob: &Descriptor,
     ) -> Result<Delivery, Error> {
-        let _guard = self.client().uploads().enter(target, &blob.digest).await;
-        let mut opened = None;
-        if source.registry() == target.registry() {
-            match self.mount(source, target, &blob.digest).await {
-                Ok(Mount::Done) => return Ok(self.delivered(target, blob, Delivery::Mounted)),
-                Ok(Mount::Upload(upload)) => opened = Some(upload),
-                Err(error) => tracing::debug!(%error, "mount refused, trying otherwise"),
-            }
-        }
+        let opened = match self.mount_blob(source, target, blob).await {
+            Mount::Done => return Ok(Delivery::Mounted),
+            Mount::Upload(upload) => Some(upload),
+            Mount::Refused => None,
+        };
         self.deliver(target, blob, Arc::new(self.blobs_of(source)), opened).await
     }
 
@@ -161,20 +195,22 @@ impl Session {
         blob: &Descriptor,
         store: Arc<dyn BlobStore>,
     ) -> Result<Delivery, Error> {
-        let _guard = self.client().uploads().enter(target, &blob.digest).await;
         self.deliver(target, blob, store, None).await
     }
 
-    async fn deliver(
+    /// Sends a blob unless it is there. Nobody else uploads it to the same repository meanwhile.
+    pub(super) async fn deliver(
         &self,
         target: &Repository,
         blob: &Descriptor,
         store: Arc<dyn BlobStore>,
         opened: Option<Box<Upload>>,
     ) -> Result<Delivery, Error> {
+        let _guard = self.client().uploads().enter(target, &blob.digest).await;
         if self.has_blob(target, &blob.digest).await? {
             return Ok(self.delivered(target, blob, Delivery::Present));
         }
+        let _turn = self.client().turn_to_send().await;
         self.observer().begun(target, blob);
         self.upload(target, blob, store, opened).await?;
         Ok(self.delivered(target, blob, Delivery::Uploaded))
@@ -185,7 +221,36 @@ impl Session {
         delivery
     }
 
-    /// Distribution spec, "Mounting a blob from another repository". Tried once: the other ways are open.
+    /// Has the registry take the blob from another of its own repositories. Whatever goes wrong is no error, as the
+    /// other ways are open.
+    pub(super) async fn mount_blob(
+        &self,
+        source: &Repository,
+        target: &Repository,
+        blob: &Descriptor,
+    ) -> Mount {
+        let host = self.client().host(target.host());
+        if source.registry() != target.registry() || host.has_no_mounts() {
+            return Mount::Refused;
+        }
+        match self.mount(source, target, &blob.digest).await {
+            Ok(mount) => {
+                if matches!(mount, Mount::Done) {
+                    self.delivered(target, blob, Delivery::Mounted);
+                }
+                mount
+            }
+            Err(error) => {
+                tracing::debug!(%error, "mount refused, trying otherwise");
+                if error.kind() == Kind::Unsupported {
+                    host.remember_no_mounts();
+                }
+                Mount::Refused
+            }
+        }
+    }
+
+    /// Distribution spec, "Mounting a blob from another repository". Tried once.
     async fn mount(&self, source: &Repository, target: &Repository, digest: &Digest) -> Result<Mount, Error> {
         let operation = Operation::new(blob_name(target, digest), "mounting the blob");
         let mut url = self.url(&operation, target, "blobs/uploads/")?;

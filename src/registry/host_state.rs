@@ -1,18 +1,37 @@
 //! What a host has taught us, so that the next request need not find it out again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::challenge::Challenge;
+use super::limit::Limit;
 
 /// What is known of one host.
 #[derive(Default)]
 pub(crate) struct HostState {
     challenge: Mutex<Option<Challenge>>,
     part: AtomicU64,
+    no_mounts: AtomicBool,
+    limit: Limit,
+    several_tags: Mutex<SeveralTags>,
+}
+
+/// Whether a manifest can be written under several tags at once.
+#[derive(Default)]
+enum SeveralTags {
+    #[default]
+    NeverWanted,
+    Unknown,
+    Known(bool),
 }
 
 impl HostState {
+    /// Nothing is known yet, but how many requests at once the settings allow.
+    pub(crate) fn allowing(most: Option<NonZeroUsize>) -> Self {
+        Self { limit: most.map_or_else(Limit::default, |most| Limit::of(most.get())), ..Self::default() }
+    }
+
     /// What the host wanted the last time; saves the request that only finds out.
     pub(crate) fn challenge(&self) -> Option<Challenge> {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -29,5 +48,36 @@ impl HostState {
 
     pub(crate) fn send_parts(&self, part: u64) {
         self.part.store(part, Ordering::Relaxed);
+    }
+
+    /// Whether the host does not know what mounting is.
+    pub(crate) fn has_no_mounts(&self) -> bool {
+        self.no_mounts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn remember_no_mounts(&self) {
+        self.no_mounts.store(true, Ordering::Relaxed);
+    }
+
+    /// How many requests it takes at once.
+    pub(crate) fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// Whether it is worth trying to write a manifest under several tags at once.
+    pub(crate) fn may_take_several_tags(&self) -> bool {
+        let mut several = self.several_tags.lock().unwrap_or_else(PoisonError::into_inner);
+        match *several {
+            SeveralTags::NeverWanted => {
+                *several = SeveralTags::Unknown;
+                false
+            }
+            SeveralTags::Unknown => true,
+            SeveralTags::Known(known) => known,
+        }
+    }
+
+    pub(crate) fn takes_several_tags(&self, takes: bool) {
+        *self.several_tags.lock().unwrap_or_else(PoisonError::into_inner) = SeveralTags::Known(takes);
     }
 }
