@@ -11,6 +11,7 @@ mod manifest;
 mod publish;
 mod resolve;
 
+pub(crate) use binary::inspect_layers;
 pub use binary::{Machine, Program, ProgramFinding, inspect_program};
 pub use compose::{
     ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,

@@ -40,6 +40,8 @@ const LARGEST_LAYER: u64 = 8 * 1024 * 1024 * 1024;
 const MOST_UNPACKED: u64 = 16 * 1024 * 1024 * 1024;
 /// How many pieces of a layer are fetched ahead of their unpacking.
 const AHEAD: usize = 4;
+/// The longest text of an image that is repeated, in characters.
+const LONGEST_TEXT: usize = 500;
 
 /// What was found out about the program that an image starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -140,32 +142,65 @@ pub async fn inspect_program(
 ) -> Result<ProgramFinding, Error> {
     let search = match Search::new(config, platform) {
         Ok(search) => search,
-        Err(why) => return Ok(ProgramFinding::Unknown { why }),
+        Err(why) => return Ok(unknown(&why)),
     };
     let mut inspection = Inspection::new(search, manifest.layers.len());
     for layer in manifest.layers.iter().rev() {
-        let unknown =
-            |reason: &str| ProgramFinding::Unknown { why: format!("layer {} {reason}", layer.digest) };
+        let unreadable = |reason: &str| unknown(&format!("layer {} {reason}", layer.digest));
         if let Some(reason) = unpack::unreadable(layer) {
-            return Ok(unknown(&reason));
+            return Ok(unreadable(&reason));
         }
         if layer.size > LARGEST_LAYER {
-            return Ok(unknown(&format!("has more than {LARGEST_LAYER} bytes")));
+            return Ok(unreadable(&format!("has more than {LARGEST_LAYER} bytes")));
         }
         let (returned, read) = match read_layer(store.clone(), layer, inspection).await? {
             Some(outcome) => outcome,
-            None => return Ok(unknown("could not be read: reading it ended unexpectedly")),
+            None => return Ok(unreadable("could not be read: reading it ended unexpectedly")),
         };
         if let Err(error) = read {
-            return Ok(unknown(&format!("could not be read: {error}")));
+            return Ok(unreadable(&format!("could not be read: {error}")));
         }
         inspection = returned;
-        if !matches!(inspection.outcome, Outcome::Undecided(_)) {
+        if inspection.is_decided() {
             break;
         }
     }
-    let digest_of = |index: usize| manifest.layers.iter().rev().nth(index).map(|layer| &layer.digest);
-    Ok(inspection.finding(platform, digest_of))
+    let digests: Vec<&Digest> = manifest.layers.iter().map(|layer| &layer.digest).collect();
+    Ok(inspection.finding(platform, &digests))
+}
+
+/// The same for layers in memory, the lowest first, that unpack to no more than `most` bytes together.
+pub(crate) fn inspect_layers(
+    layers: &[&[u8]],
+    config: &ImageConfig,
+    platform: &Platform,
+    most: u64,
+) -> ProgramFinding {
+    let search = match Search::new(config, platform) {
+        Ok(search) => search,
+        Err(why) => return unknown(&why),
+    };
+    let mut inspection = Inspection { remaining: most, ..Inspection::new(search, layers.len()) };
+    for layer in layers.iter().rev() {
+        if let Err(error) = inspection.read(*layer) {
+            return unknown(&format!("a layer could not be read: {error}"));
+        }
+        if inspection.is_decided() {
+            break;
+        }
+    }
+    let digests: Vec<Digest> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+    inspection.finding(platform, &digests.iter().collect::<Vec<_>>())
+}
+
+fn unknown(why: &str) -> ProgramFinding {
+    ProgramFinding::Unknown { why: printable(why) }
+}
+
+/// What images say, fit for a terminal.
+fn printable(text: &str) -> String {
+    let printable = |letter: char| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter };
+    text.chars().take(LONGEST_TEXT).map(printable).collect()
 }
 
 /// Reads a layer, until it is known what is started or to its end. None if unpacking it ended in a panic.
@@ -260,38 +295,35 @@ impl Inspection {
         });
         self.remaining = self.remaining.saturating_sub(before - limit);
         read?;
-        if let Outcome::Undecided(_) = self.outcome {
+        if !self.is_decided() {
             self.overlay.end_layer();
             self.outcome = self.search.outcome(&self.overlay);
         }
         Ok(())
     }
 
-    /// What the search has come to. `digest_of` knows the layers, counted from the top.
-    fn finding<'a>(
-        self,
-        platform: &Platform,
-        digest_of: impl Fn(usize) -> Option<&'a Digest>,
-    ) -> ProgramFinding {
+    fn is_decided(&self) -> bool {
+        !matches!(self.outcome, Outcome::Undecided(_))
+    }
+
+    /// What the search has come to, in an image of these layers, the lowest first.
+    fn finding(self, platform: &Platform, layers: &[&Digest]) -> ProgramFinding {
         let (steps, machine, layer) = match self.outcome {
-            Outcome::Nothing(why) => return ProgramFinding::Unknown { why },
-            Outcome::Undecided(path) => {
-                return ProgramFinding::Unknown { why: format!("/{path} is in no layer") };
-            }
-            Outcome::Found { steps, layer, machine } => match digest_of(layer) {
-                Some(digest) => (steps, machine, digest.clone()),
-                None => return ProgramFinding::Unknown { why: "the image has no layers".to_owned() },
+            Outcome::Nothing(why) => return unknown(&why),
+            Outcome::Undecided(path) => return unknown(&format!("/{path} is in no layer")),
+            Outcome::Found { steps, layer, machine } => match layers.iter().rev().nth(layer) {
+                Some(digest) => (steps, machine, Digest::clone(digest)),
+                None => return unknown("the image has fewer layers than were read"),
             },
         };
+        let steps = steps.iter().map(|step| printable(step)).collect();
         let program = Program { steps, layer, machine, shell_form: self.search.shell_form };
         let platform = platform.clone();
         match machine.fit(&platform) {
             Fit::Native => ProgramFinding::Matches { program, platform },
             Fit::Compatible => ProgramFinding::Compatible { program, platform },
             Fit::Foreign => ProgramFinding::Mismatch { program, platform },
-            Fit::Unclear => ProgramFinding::Unknown {
-                why: format!("{program}; whether that runs on {platform} is not known"),
-            },
+            Fit::Unclear => unknown(&format!("{program}; whether that runs on {platform} is not known")),
         }
     }
 }

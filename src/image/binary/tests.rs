@@ -585,7 +585,7 @@ async fn no_more_is_read_than_is_needed() {
 
 #[tokio::test]
 async fn a_long_name_is_read_and_a_longer_one_is_passed_over() {
-    let long = format!("{}/app", vec!["x".repeat(200); 5].join("/"));
+    let long = format!("{}/app", vec!["x".repeat(200); 2].join("/"));
     let layer = Layer::new().program(&"y/".repeat(3000), b"").program(&long, &program(AMD64)).gzip();
     let name = format!("/{long}");
     assert_eq!(Image::new(entrypoint(&[&name]), vec![layer]).steps().await, [name]);
@@ -729,4 +729,13 @@ async fn an_inspection_that_is_dropped_stops_reading() {
     drop(inspection);
     // All that read from it is gone.
     assert_eq!(gone.recv().await, None);
+}
+
+#[tokio::test]
+async fn what_an_image_says_does_not_reach_the_terminal_as_it_is() {
+    let layer = || Layer::new().program("\u{1b}[31mapp", &program(AMD64)).gzip();
+    let finding = Image::new(entrypoint(&["/\u{1b}[31mapp"]), vec![layer()]).inspect("linux/arm64").await;
+    assert!(finding.to_string().starts_with("/\u{fffd}[31mapp is for x86-64"), "{finding}");
+    let why = Image::new(entrypoint(&["/none\n\u{7}"]), vec![layer()]).why_unknown().await;
+    assert!(!why.contains(char::is_control), "{why:?}");
 }
