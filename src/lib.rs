@@ -13,6 +13,8 @@ pub mod api;
 pub mod build;
 pub mod cli;
 pub mod controller;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod git;
 pub mod image;
 pub mod plan;

@@ -233,7 +233,7 @@ struct Outline {
 
 /// What the bytes are. The body knows best, then the header, then the shape; they may not disagree on whether it
 /// is an index, since one that is read both ways lets two programs run two images (CVE-2021-41190).
-fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
+pub(crate) fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
     let malformed = |cause: &str| (Kind::Malformed, cause.to_owned());
     let outline: Outline =
         serde_json::from_slice(bytes).map_err(|_| malformed("the manifest is not a JSON object"))?;

@@ -40,6 +40,7 @@ mod upload;
 
 pub use blob_reader::{BlobReader, BlobStore, ByteStream};
 pub use blobs::{Delivery, RepositoryBlobs};
+pub use challenge::Challenge;
 pub use copy::{Copied, Transfer};
 pub use credentials::{Credential, CredentialsError, DockerConfig, Keyring};
 pub use descriptor::{Descriptor, DescriptorPlatform, MediaType};
@@ -55,3 +56,4 @@ pub use transport::Client;
 
 pub(crate) use descriptor::null_as_default;
 pub(crate) use error::Operation;
+pub(crate) use manifests::media_type;
