@@ -15,6 +15,7 @@ pub mod cli;
 pub mod controller;
 pub mod git;
 pub mod image;
+pub mod layout;
 pub mod plan;
 pub mod platform;
 pub mod registry;

@@ -44,5 +44,7 @@ pub use retry::Retry;
 pub use session::{Observer, Session};
 pub use transport::{Client, Settings};
 
+pub(crate) use copy::blobs as blobs_of_image;
 pub(crate) use descriptor::null_as_default;
 pub(crate) use error::Operation;
+pub(crate) use manifests::manifest_from_bytes;
