@@ -4,7 +4,6 @@
 mod fault_server;
 #[path = "support/layouts.rs"]
 mod layouts;
-#[allow(dead_code, reason = "other tests use the rest of it")]
 #[path = "support/registry.rs"]
 mod support;
 #[path = "support/tools.rs"]

@@ -68,6 +68,7 @@ impl Tags {
         repository: &Repository,
         tags: &[impl AsRef<str>],
     ) -> Result<Self, Error> {
+        let session = &session.writing_to([repository], []);
         let operation = Operation::new(repository, "publishing the index");
         let tag = |name: &str| {
             repository.with_tag(name).map_err(|error| operation.error(Kind::Rejected, error.to_string()))
@@ -89,6 +90,11 @@ impl Tags {
     /// Where the tags are.
     pub fn repository(&self) -> &Repository {
         &self.repository
+    }
+
+    /// What `tag` held when it was read.
+    pub fn held_by(&self, tag: &Reference) -> Option<&Digest> {
+        self.tags.iter().find(|(reference, _)| reference == tag).and_then(|(_, held)| held.as_ref())
     }
 
     /// Whether the first tag listed the image, which is then in the repository if all is well.

@@ -1,14 +1,14 @@
 //! Everything that hangs on one index or image: found before anything is written.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::LayoutError;
-use crate::image::{AssembledIndex, Format, Index};
+use crate::image::{EditError, EditableIndex, Index};
 use crate::platform::Platform;
 use crate::registry::{
-    Descriptor, Digest, Error, Kind, Manifest, MediaType, Operation, Repository, Session, blobs_of_image,
+    Descriptor, Digest, Error, Kind, Manifest, Operation, Repository, Session, blobs_of_image,
 };
 
 /// How deep indexes may list indexes.
@@ -166,84 +166,28 @@ fn parse(manifest: &Manifest) -> Result<Index, LayoutError> {
     })
 }
 
-/// The index with the entries for `platforms` alone, in their order, each with its attestations; indexes within the
-/// index are opened. The index itself if nothing is left out of it, or no platforms are given.
+/// The index with the entries for `platforms` alone, each with its attestations. The index itself if nothing is left out
+/// of it, or no platforms are given.
 ///
 /// # Errors
-/// [`LayoutError::NoSuchPlatform`] if one of the platforms is not there.
-pub(super) async fn filtered(
-    store: &impl ManifestStore,
-    root: Manifest,
-    platforms: &[Platform],
-) -> Result<Manifest, LayoutError> {
+/// [`EditError::NoSuchPlatform`] if one of the platforms is not there.
+pub(super) fn filtered(place: &str, root: Manifest, platforms: &[Platform]) -> Result<Manifest, LayoutError> {
     if platforms.is_empty() {
         return Ok(root);
     }
-    if !root.descriptor.media_type.is_index() {
-        let reason = "this is one image and no index, so there are no platforms to choose from";
-        return Err(LayoutError::invalid(&root.descriptor.digest, reason));
+    let media_type = &root.descriptor.media_type;
+    if !media_type.is_index() {
+        let reason = format!("platforms are chosen from an index, and this is {media_type}");
+        return Err(LayoutError::invalid(place, reason));
     }
-    let Index { manifests, annotations } = parse(&root)?;
-    let all = opened(store, manifests.clone()).await?;
-    let kept = keep(store.place(), &all, platforms)?;
-    if kept == manifests {
+    let edited = |error: EditError| LayoutError::Edit { place: place.to_owned(), error };
+    let mut index = EditableIndex::read(&root.bytes).map_err(edited)?;
+    let whole = index.clone();
+    index.keep(platforms).map_err(edited)?;
+    if index == whole {
         return Ok(root);
     }
-    assemble(&root.descriptor.media_type, &annotations, &kept)
-}
-
-/// The entries with those of nested indexes in their place.
-async fn opened(
-    store: &impl ManifestStore,
-    entries: Vec<Descriptor>,
-) -> Result<Vec<Descriptor>, LayoutError> {
-    let mut flat = Vec::new();
-    let mut waiting: Vec<(usize, Descriptor)> = entries.into_iter().rev().map(|entry| (0, entry)).collect();
-    while let Some((depth, entry)) = waiting.pop() {
-        if !entry.media_type.is_index() {
-            flat.push(entry);
-        } else if depth < DEEPEST {
-            let nested = parse(&fetch(store, &entry).await?)?.manifests;
-            waiting.extend(nested.into_iter().rev().map(|entry| (depth + 1, entry)));
-        }
-    }
-    Ok(flat)
-}
-
-fn keep(
-    place: String,
-    entries: &[Descriptor],
-    platforms: &[Platform],
-) -> Result<Vec<Descriptor>, LayoutError> {
-    let wanted = |entry: &Descriptor, platform: &Platform| {
-        !entry.is_attestation() && entry.runnable_platform().is_some_and(|found| platform.matches(&found))
-    };
-    for platform in platforms {
-        if !entries.iter().any(|entry| wanted(entry, platform)) {
-            let images = entries.iter().filter(|entry| !entry.is_attestation());
-            let mut available: Vec<String> = images.map(Descriptor::platform_in_words).collect();
-            if available.is_empty() {
-                available.push("none".to_owned());
-            }
-            return Err(LayoutError::NoSuchPlatform { place, platform: platform.to_string(), available });
-        }
-    }
-    let images: Vec<&Descriptor> =
-        entries.iter().filter(|entry| platforms.iter().any(|platform| wanted(entry, platform))).collect();
-    let about = |entry: &Descriptor| images.iter().any(|image| entry.attests(&image.digest));
-    Ok(entries.iter().filter(|entry| images.contains(entry) || about(entry)).cloned().collect())
-}
-
-fn assemble(
-    media_type: &MediaType,
-    annotations: &BTreeMap<String, String>,
-    entries: &[Descriptor],
-) -> Result<Manifest, LayoutError> {
-    let format = if media_type.is_docker() { Format::Docker } else { Format::Oci };
-    let AssembledIndex { descriptor, bytes, .. } =
-        AssembledIndex::assemble(Some(format), annotations, entries)
-            .map_err(|error| LayoutError::invalid("the index of these platforms", error.to_string()))?;
-    Ok(Manifest { descriptor, bytes })
+    index.write(place, media_type).map_err(edited)
 }
 
 /// What a filter has done to the root.

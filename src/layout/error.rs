@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io;
 
+use crate::image::EditError;
 use crate::registry::{Error, Kind, Operation};
 
 /// Why a layout was not written, or not brought into a registry.
@@ -47,15 +48,13 @@ pub enum LayoutError {
         /// What it has.
         entries: Vec<String>,
     },
-    /// A platform was asked for that is not there.
-    #[error("{place}: no image for {platform}; there is {}", available.join(", "))]
-    NoSuchPlatform {
+    /// Platforms cannot be chosen from the index.
+    #[error("{place}: {error}")]
+    Edit {
         /// The index.
         place: String,
-        /// The platform that was asked for.
-        platform: String,
-        /// The platforms it has.
-        available: Vec<String>,
+        /// Why not.
+        error: EditError,
     },
 }
 

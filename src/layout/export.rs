@@ -62,7 +62,7 @@ impl<'a> Export<'a> {
         let manifests = RegistryManifests { session, repository: reference.repository() };
         let named = session.get_manifest(reference).await?;
         let digest = named.descriptor.digest.clone();
-        let root = filtered(&manifests, named, platforms).await?;
+        let root = filtered(&reference.to_string(), named, platforms)?;
         let contents = gather(&manifests, root).await?;
         let blobs = contents.blobs()?;
         let report = Exported {

@@ -58,7 +58,7 @@ pub async fn import(
         }
         _ => error.into(),
     })?;
-    let root = filtered(&*layout, named, platforms).await?;
+    let root = filtered(layout.place(), named, platforms)?;
     let contents = gather(&*layout, root).await?;
     check_blobs(&layout, &contents)?;
     let root = as_index(&contents.root);

@@ -1,5 +1,6 @@
 //! What a host has taught us, so that the next request need not find it out again.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -26,6 +27,11 @@ enum SeveralTags {
 }
 
 impl HostState {
+    /// Nothing is known yet, but how many requests at once the settings allow.
+    pub(crate) fn allowing(most: Option<NonZeroUsize>) -> Self {
+        Self { limit: most.map_or_else(Limit::default, |most| Limit::of(most.get())), ..Self::default() }
+    }
+
     /// What the host wanted the last time; saves the request that only finds out.
     pub(crate) fn challenge(&self) -> Option<Challenge> {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -45,20 +45,28 @@ impl Session {
     /// # Errors
     /// Any but [`Kind::NotFound`].
     pub async fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, Error> {
+        let found = self.reading(reference.repository(), |session, repository| async move {
+            session.head_manifest_at(&reference.in_repository(&repository)).await
+        });
+        match found.await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    async fn head_manifest_at(&self, reference: &Reference) -> Result<Descriptor, Error> {
         let request = self.manifest_request(reference, Method::HEAD, "looking for the manifest")?;
-        let headers = match self.send(&request).await {
-            Ok(response) => response.headers().clone(),
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let headers = self.send(&request).await?.headers().clone();
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let digest = text(DOCKER_CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
+        // What claims to be other than it was asked for has to show its bytes.
+        let digest = digest.filter(|digest| reference.digest().is_none_or(|expected| expected == digest));
         let size = text(CONTENT_LENGTH).and_then(|size| size.parse().ok());
         match (text(CONTENT_TYPE), digest, size) {
             (Some(media_type), Some(digest), Some(size)) => {
-                Ok(Some(Descriptor::new(MediaType::new(media_type), digest, size)))
+                Ok(Descriptor::new(MediaType::new(media_type), digest, size))
             }
-            _ => Ok(Some(self.get_manifest(reference).await?.descriptor)),
+            _ => Ok(self.get_manifest_at(reference).await?.descriptor),
         }
     }
 
@@ -68,6 +76,13 @@ impl Session {
     /// [`Kind::DigestMismatch`] if the reference has a digest and the bytes have another,
     /// [`Kind::Unsupported`] for schema 1, [`Kind::Malformed`] for what is neither an index nor an image.
     pub async fn get_manifest(&self, reference: &Reference) -> Result<Manifest, Error> {
+        let read = |session: Session, repository| async move {
+            session.get_manifest_at(&reference.in_repository(&repository)).await
+        };
+        self.reading(reference.repository(), read).await
+    }
+
+    async fn get_manifest_at(&self, reference: &Reference) -> Result<Manifest, Error> {
         let request = self.manifest_request(reference, Method::GET, "fetching the manifest")?;
         let (headers, bytes) = self.fetch(&request, LARGEST_MANIFEST).await?;
         let digest = match reference.digest() {
@@ -96,7 +111,8 @@ impl Session {
         let request = self.put_request(reference, media_type, bytes)?;
         let response = self.send(&request).await?;
         let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
-        check_kept(&request.operation, &digest, response.headers())
+        check_kept(&request.operation, &digest, response.headers())?;
+        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
     }
 
     fn put_request<'a>(

@@ -17,6 +17,7 @@ use super::credentials::{Credential, Keyring};
 use super::descriptor::Descriptor;
 use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
+use super::retry::Retry;
 use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
@@ -34,6 +35,7 @@ pub struct Session {
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
     /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
     foreseen: Arc<HashMap<Repository, Scopes>>,
+    retry: Retry,
     observer: Arc<dyn Observer>,
 }
 
@@ -110,7 +112,14 @@ struct Authorization {
 
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
-        Self { client, keyring, good: Arc::default(), foreseen: Arc::default(), observer: Arc::new(()) }
+        let retry = client.retry().clone();
+        let (good, foreseen) = Default::default();
+        Self { client, keyring, good, foreseen, retry, observer: Arc::new(()) }
+    }
+
+    /// The same session for what may fail.
+    pub(crate) fn without_retries(&self) -> Self {
+        Self { retry: Retry { attempts: 1, ..self.retry.clone() }, ..self.clone() }
     }
 
     /// The same session, with `observer` told of every blob that it moves.
@@ -118,24 +127,30 @@ impl Session {
         Self { observer, ..self }
     }
 
-    /// The same session, about to write to `targets` what it reads from `sources`: the first token of a target allows
-    /// pushing and mounting as well, so that none has to be asked for half-way. Others that a session may not write to
-    /// should not be named here.
+    /// The same session, about to write to `targets` what it reads from `sources`: what they have is not asked of
+    /// mirrors, and the first token of a target allows pushing and mounting as well, so that none has to be asked for
+    /// half-way.
     pub fn writing_to<'a>(
         &self,
-        targets: impl Iterator<Item = &'a Repository>,
-        sources: impl Iterator<Item = &'a Repository> + Clone,
+        targets: impl IntoIterator<Item = &'a Repository>,
+        sources: impl IntoIterator<Item = &'a Repository>,
     ) -> Self {
-        let foreseen = targets.map(|target| {
-            let neighbours = sources.clone().filter(|source| source.registry() == target.registry());
-            let neighbours: BTreeSet<&Repository> = neighbours.collect();
-            let mounts = neighbours.into_iter().take(MOST_FORESEEN).filter(|source| *source != target);
-            (
-                target.clone(),
-                mounts.fold(Scopes::push(target), |scopes, source| scopes.and_all(&Scopes::pull(source))),
-            )
-        });
-        Self { foreseen: Arc::new(foreseen.collect()), ..self.clone() }
+        let sources: BTreeSet<&Repository> = sources.into_iter().collect();
+        let mut foreseen = HashMap::clone(&self.foreseen);
+        for target in targets {
+            let mountable =
+                |source: &&&Repository| source.registry() == target.registry() && **source != target;
+            let mounts = sources.iter().filter(mountable).take(MOST_FORESEEN);
+            let scopes = foreseen.remove(target).unwrap_or_else(|| Scopes::push(target));
+            let scopes = mounts.fold(scopes, |scopes, source| scopes.and_all(&Scopes::pull(source)));
+            foreseen.insert(target.clone(), scopes);
+        }
+        Self { foreseen: Arc::new(foreseen), ..self.clone() }
+    }
+
+    /// Whether this session is about to write to the repository.
+    pub(crate) fn writes_to(&self, repository: &Repository) -> bool {
+        self.foreseen.contains_key(repository)
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -160,7 +175,7 @@ impl Session {
 
     /// Sends until there is a success or a lasting failure.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
-        self.client.retry().run(|| self.attempt(request)).await
+        self.retry.run(|| self.attempt(request)).await
     }
 
     /// As [`send`](Self::send), and reads the body of at most `limit` bytes; one that breaks off is asked for again.
@@ -170,7 +185,7 @@ impl Session {
             let headers = response.headers().clone();
             Ok((headers, self.client.read(&request.operation, response, limit).await?))
         };
-        self.client.retry().run(attempt).await
+        self.retry.run(attempt).await
     }
 
     /// Sends once with each matching credential until one is good. Never anonymously when there are any.

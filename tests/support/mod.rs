@@ -25,6 +25,7 @@ use kube::{Client, CustomResourceExt as _, ResourceExt as _};
 use multiarch::api::{MultiArchImage, Phase, PlatformStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub use tools::{crane, skopeo};
 
 /// How long a test waits for something that must happen; builds under emulation included.
