@@ -201,6 +201,21 @@ impl Session {
     }
 }
 
+/// The manifest that `descriptor` names, from bytes that were somewhere else than in a registry.
+///
+/// # Errors
+/// As [`Session::get_manifest`].
+pub(crate) fn manifest_from_bytes(
+    operation: &Operation,
+    descriptor: &Descriptor,
+    bytes: Bytes,
+) -> Result<Manifest, Error> {
+    let digest = verified(operation, &descriptor.digest, &bytes)?;
+    let media_type = media_type(&bytes, Some(descriptor.media_type.clone()))
+        .map_err(|(kind, cause)| operation.error(kind, cause))?;
+    Ok(Manifest { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
+}
+
 /// The digest, if `bytes` have it.
 pub(crate) fn verified(operation: &Operation, expected: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
     let found = Digest::of(expected.algorithm(), bytes);

@@ -54,6 +54,8 @@ pub use session::{Observer, Session};
 pub use settings::{ClientCertificate, RegistrySettings, Settings, SettingsError};
 pub use transport::Client;
 
+pub(crate) use copy::blobs as blobs_of_image;
 pub(crate) use descriptor::null_as_default;
 pub(crate) use error::Operation;
 pub(crate) use manifests::media_type;
+pub(crate) use manifests::manifest_from_bytes;
