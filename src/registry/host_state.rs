@@ -1,5 +1,6 @@
 //! What a host has taught us, so that the next request need not find it out again.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -26,6 +27,12 @@ enum SeveralTags {
 }
 
 impl HostState {
+    /// Of a host that gets at most that many requests at once, whatever it would put up with.
+    pub(crate) fn limited(most: Option<NonZeroUsize>) -> Self {
+        let limit = most.map(|most| Limit::of(most.get())).unwrap_or_default();
+        Self { limit, ..Self::default() }
+    }
+
     /// What the host wanted the last time; saves the request that only finds out.
     pub(crate) fn challenge(&self) -> Option<Challenge> {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()

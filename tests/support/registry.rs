@@ -45,6 +45,11 @@ impl Registry {
         Self::spawn(json!({"storage": {"maintenance": {"readonly": {"enabled": true}}}}), None)
     }
 
+    /// One that differs in its configuration.
+    pub fn configured(changes: Value) -> Self {
+        Self::spawn(changes, None)
+    }
+
     fn spawn(changes: Value, credentials: Option<(&'static str, &'static str)>) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory =
