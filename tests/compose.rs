@@ -1,7 +1,6 @@
 //! Images of many places become one index, against a real registry.
 
 #[path = "support/registry.rs"]
-#[allow(dead_code)]
 mod support;
 
 use std::sync::Arc;

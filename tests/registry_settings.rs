@@ -13,10 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use certificates::{Authority, Certificate, Folder};
 use multiarch::registry::{
-    Client, ClientCertificate, Digest, Error, Keyring, Kind, MediaType, RegistrySettings, Repository,
-    Settings,
+    Client, ClientCertificate, Error, Keyring, Kind, MediaType, RegistrySettings, Repository, Settings,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use support::Registry;
 
 /// A registry with this certificate, and perhaps with clients of some authority only.

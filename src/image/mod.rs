@@ -4,17 +4,22 @@
 //! [`publish_composition`]
 
 mod compose;
+mod edit;
 mod find;
 mod index;
+pub mod inspect;
 mod manifest;
 mod publish;
+mod referrers;
 mod resolve;
 
 pub use compose::{
     ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,
     publish_composition,
 };
+pub use edit::{EditError, EditableIndex, Edits};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
+pub use referrers::{Followed, Referrers, copy_referrers};
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};

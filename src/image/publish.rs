@@ -68,6 +68,7 @@ impl Tags {
         repository: &Repository,
         tags: &[impl AsRef<str>],
     ) -> Result<Self, Error> {
+        let session = &session.writing_to([repository], []);
         let operation = Operation::new(repository, "publishing the index");
         // A mirror's tags are not those that are about to be written.
         let session = &session.without_mirrors();
@@ -91,6 +92,11 @@ impl Tags {
     /// Where the tags are.
     pub fn repository(&self) -> &Repository {
         &self.repository
+    }
+
+    /// What `tag` held when it was read.
+    pub fn held_by(&self, tag: &Reference) -> Option<&Digest> {
+        self.tags.iter().find(|(reference, _)| reference == tag).and_then(|(_, held)| held.as_ref())
     }
 
     /// Whether the first tag listed the image, which is then in the repository if all is well.

@@ -27,10 +27,9 @@ enum SeveralTags {
 }
 
 impl HostState {
-    /// Of a host that gets at most that many requests at once, whatever it would put up with.
-    pub(crate) fn limited(most: Option<NonZeroUsize>) -> Self {
-        let limit = most.map(|most| Limit::of(most.get())).unwrap_or_default();
-        Self { limit, ..Self::default() }
+    /// Nothing is known yet, but how many requests at once the settings allow.
+    pub(crate) fn allowing(most: Option<NonZeroUsize>) -> Self {
+        Self { limit: most.map_or_else(Limit::default, |most| Limit::of(most.get())), ..Self::default() }
     }
 
     /// What the host wanted the last time; saves the request that only finds out.

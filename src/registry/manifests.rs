@@ -111,7 +111,8 @@ impl Session {
         let request = self.put_request(reference, media_type, bytes)?;
         let response = self.send(&request).await?;
         let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
-        check_kept(&request.operation, &digest, response.headers())
+        check_kept(&request.operation, &digest, response.headers())?;
+        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
     }
 
     fn put_request<'a>(

@@ -126,7 +126,7 @@ impl Session {
 
     /// Whether mirrors may be asked for what `repository` has: not where this session writes.
     pub(crate) fn may_use_mirrors(&self, repository: &Repository) -> bool {
-        self.mirrored && !self.foreseen.contains_key(repository)
+        self.mirrored && !self.writes_to(repository)
     }
 
     /// The same session for what may fail.
@@ -139,24 +139,30 @@ impl Session {
         Self { observer, ..self }
     }
 
-    /// The same session, about to write to `targets` what it reads from `sources`: the first token of a target allows
-    /// pushing and mounting as well, so that none has to be asked for half-way. Others that a session may not write to
-    /// should not be named here.
+    /// The same session, about to write to `targets` what it reads from `sources`: what they have is not asked of
+    /// mirrors, and the first token of a target allows pushing and mounting as well, so that none has to be asked for
+    /// half-way.
     pub fn writing_to<'a>(
         &self,
-        targets: impl Iterator<Item = &'a Repository>,
-        sources: impl Iterator<Item = &'a Repository> + Clone,
+        targets: impl IntoIterator<Item = &'a Repository>,
+        sources: impl IntoIterator<Item = &'a Repository>,
     ) -> Self {
-        let foreseen = targets.map(|target| {
-            let neighbours = sources.clone().filter(|source| source.registry() == target.registry());
-            let neighbours: BTreeSet<&Repository> = neighbours.collect();
-            let mounts = neighbours.into_iter().take(MOST_FORESEEN).filter(|source| *source != target);
-            (
-                target.clone(),
-                mounts.fold(Scopes::push(target), |scopes, source| scopes.and_all(&Scopes::pull(source))),
-            )
-        });
-        Self { foreseen: Arc::new(foreseen.collect()), ..self.clone() }
+        let sources: BTreeSet<&Repository> = sources.into_iter().collect();
+        let mut foreseen = HashMap::clone(&self.foreseen);
+        for target in targets {
+            let mountable =
+                |source: &&&Repository| source.registry() == target.registry() && **source != target;
+            let mounts = sources.iter().filter(mountable).take(MOST_FORESEEN);
+            let scopes = foreseen.remove(target).unwrap_or_else(|| Scopes::push(target));
+            let scopes = mounts.fold(scopes, |scopes, source| scopes.and_all(&Scopes::pull(source)));
+            foreseen.insert(target.clone(), scopes);
+        }
+        Self { foreseen: Arc::new(foreseen), ..self.clone() }
+    }
+
+    /// Whether this session is about to write to the repository.
+    pub(crate) fn writes_to(&self, repository: &Repository) -> bool {
+        self.foreseen.contains_key(repository)
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {

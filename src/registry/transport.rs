@@ -134,8 +134,8 @@ impl Client {
             // What is in use stays; the rest can be learnt again.
             hosts.retain(|_, state| Arc::strong_count(state) > 1);
         }
-        let state = hosts.entry(host.to_owned());
-        Arc::clone(state.or_insert_with(|| Arc::new(HostState::limited(self.max_concurrent(host)))))
+        let unknown = || Arc::new(HostState::allowing(self.max_concurrent(host)));
+        Arc::clone(hosts.entry(host.to_owned()).or_insert_with(unknown))
     }
 
     /// Does what nobody waits for.
