@@ -89,6 +89,16 @@ impl Session {
         media_type: &MediaType,
         bytes: &Bytes,
     ) -> Result<(), Error> {
+        self.send_manifest(reference, media_type, bytes).await.map(drop)
+    }
+
+    /// As [`put_manifest`](Self::put_manifest), and what the registry has to say to it.
+    pub(super) async fn send_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> Result<HeaderMap, Error> {
         let operation = Operation::new(reference, "pushing the manifest");
         if bytes.len() as u64 > LARGEST_MANIFEST {
             let cause = format!("the manifest of {} bytes is larger than {LARGEST_MANIFEST}", bytes.len());
@@ -113,7 +123,7 @@ impl Session {
         };
         let response = self.send(&request).await?;
         check_kept(&request.operation, &digest, response.headers())?;
-        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
+        Ok(response.headers().clone())
     }
 
     fn manifest_request<'a>(
