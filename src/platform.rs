@@ -180,7 +180,7 @@ fn normalise_variant(architecture: &str, variant: Option<String>) -> Option<Stri
     }
 }
 
-fn check_name(what: &str, name: &str, known: &[&str]) -> Result<(), String> {
+pub(crate) fn check_name(what: &str, name: &str, known: &[&str]) -> Result<(), String> {
     if known.contains(&name) {
         return Ok(());
     }

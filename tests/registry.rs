@@ -6,7 +6,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use multiarch::image::{AssembledIndex, PlatformCheck, ResolveError, ResolvedImage, publish, resolve};
+use multiarch::image::{
+    AssembledIndex, PlatformCheck, PublishError, ResolveError, ResolvedImage, TagPolicy, publish, resolve,
+};
 use multiarch::registry::{Copied, Digest, Keyring, Kind, MediaType, Reference, Session};
 use serde_json::json;
 use support::{PASSWORD, Registry, USER, add, client, index};
@@ -203,7 +205,9 @@ async fn an_index_is_published_under_all_its_tags_and_again_without_change() {
     let (session, repository) = (registry.session(), registry.repository("team/web"));
 
     for _ in 0..2 {
-        publish(&session, &repository, &index, &["1.4.2", "1.4", "latest"]).await.unwrap();
+        publish(&session, &repository, &index, &["1.4.2", "1.4", "latest"], TagPolicy::Overwrite)
+            .await
+            .unwrap();
         for tag in ["1.4.2", "1.4", "latest"] {
             let found = session.get_manifest(&repository.with_tag(tag).unwrap()).await.unwrap();
             assert_eq!((found.descriptor, found.bytes), (index.descriptor.clone(), index.bytes.clone()));
@@ -221,9 +225,11 @@ async fn an_index_of_what_is_not_in_the_repository_is_refused() {
     let entries: Vec<_> = image.descriptors().cloned().collect();
     let index = AssembledIndex::assemble(None, &BTreeMap::new(), &entries).unwrap();
 
-    let error =
-        publish(&registry.session(), &registry.repository("team/other"), &index, &["1"]).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Rejected, "{error}");
+    let (session, target) = (registry.session(), registry.repository("team/other"));
+    match publish(&session, &target, &index, &["1"], TagPolicy::Overwrite).await.unwrap_err() {
+        PublishError::Registry(error) => assert_eq!(error.kind(), Kind::Rejected, "{error}"),
+        other => panic!("{other}"),
+    }
 }
 
 #[tokio::test]

@@ -7,29 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fault_server::{Answer, Asked, FaultServer};
+use fault_server::{Answer, BLOB, FaultServer, bearer, blob, uploads};
 use multiarch::registry::{
-    Client, Descriptor, Digest, Keyring, Kind, Manifest, MediaType, Reference, Repository, Session, Settings,
+    Client, Descriptor, Digest, Keyring, Kind, Manifest, MediaType, Reference, Session, Settings,
 };
 use serde_json::json;
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
-const BLOB: &[u8] = b"all the bytes of a layer";
 
 fn manifest() -> Answer {
     Answer::status(200).header("Content-Type", MediaType::OCI_MANIFEST.as_str()).body(MANIFEST)
 }
 
-fn blob() -> Descriptor {
-    Descriptor::new(MediaType::new("x/y"), Digest::sha256(BLOB), BLOB.len() as u64)
-}
-
 fn reference(server: &FaultServer) -> Reference {
     format!("{}/team/web:1", server.host).parse().unwrap()
-}
-
-fn repository(server: &FaultServer, path: &str) -> Repository {
-    format!("{}/{path}", server.host).parse().unwrap()
 }
 
 fn client() -> Client {
@@ -64,13 +55,6 @@ async fn first_then(first: fn() -> Answer, then: fn() -> Answer) -> FaultServer 
         .await
 }
 
-/// A challenge that leads to `/token` of the server itself.
-fn bearer(asked: &Asked) -> Answer {
-    let host = &asked.headers["host"];
-    let challenge = format!(r#"Bearer realm="http://{host}/token",service="registry""#);
-    Answer::status(401).header("WWW-Authenticate", challenge)
-}
-
 #[tokio::test]
 async fn a_short_rate_limit_is_waited_for() {
     let server = first_then(|| Answer::status(429).header("Retry-After", "0"), manifest).await;
@@ -101,7 +85,7 @@ async fn other_bytes_than_the_digest_names_are_refused() {
     let server =
         FaultServer::start(|_| manifest().header("Docker-Content-Digest", Digest::sha256(b"x").as_str()))
             .await;
-    let pinned = repository(&server, "team/web").with_digest(&Digest::sha256(b"x"));
+    let pinned = server.repository("team/web").with_digest(&Digest::sha256(b"x"));
     assert_eq!(anonymous().get_manifest(&pinned).await.unwrap_err().kind(), Kind::DigestMismatch);
     let by_tag = anonymous().get_manifest(&reference(&server)).await.unwrap();
     assert_eq!(by_tag.descriptor.digest, Digest::sha256(MANIFEST.as_bytes()), "never the header's");
@@ -132,7 +116,7 @@ async fn no_password_follows_a_redirect_to_another_host() {
     })
     .await;
     let session = with(&server, user());
-    assert_eq!(session.get_blob_bytes(&repository(&server, "team/web"), &blob(), 100).await.unwrap(), BLOB);
+    assert_eq!(session.get_blob_bytes(&server.repository("team/web"), &blob(), 100).await.unwrap(), BLOB);
     assert_eq!(server.asked()[1].authorization(), Some(BASIC));
     assert_eq!(storage.lines(), ["GET /signed?signature=s"]);
     assert_eq!(storage.asked()[0].authorization(), None);
@@ -293,252 +277,6 @@ async fn an_identity_token_is_exchanged_or_else_used_as_a_password() {
     }
 }
 
-/// A registry that has the blob in `team/base` and opens uploads in `team/web`.
-fn uploads(asked: &Asked, mount: fn() -> Answer) -> Answer {
-    let opened = || Answer::status(202).header("Location", "/upload?state=a%2Bb");
-    match (asked.method.as_str(), asked.target.as_str()) {
-        ("GET", target) if target.starts_with("/v2/team/base/blobs/") => Answer::status(200).body(BLOB),
-        ("POST", target) if target.contains("mount=") => mount(),
-        ("POST", _) => opened(),
-        ("PUT", _) if asked.complete => Answer::status(201),
-        ("DELETE", _) => Answer::status(204),
-        _ => Answer::status(404),
-    }
-}
-
-async fn copy_blob(
-    server: &FaultServer,
-) -> Result<multiarch::registry::Delivery, multiarch::registry::Error> {
-    let (client, source, target) =
-        (client(), repository(server, "team/base"), repository(server, "team/web"));
-    let session = client.session(Arc::new(Keyring::default()));
-    let result = session.copy_blob(&source, &target, &blob()).await;
-    client.settle(Duration::from_secs(10)).await;
-    result
-}
-
-#[tokio::test]
-async fn an_upload_that_a_mount_opened_is_used() {
-    let server = FaultServer::start(|asked| {
-        uploads(asked, || Answer::status(202).header("Location", "/mounted?state=m"))
-    })
-    .await;
-    copy_blob(&server).await.unwrap();
-    let digest = blob().digest.to_string().replace(':', "%3A");
-    assert_eq!(
-        server.lines()[0],
-        format!("POST /v2/team/web/blobs/uploads/?mount={digest}&from=team%2Fbase")
-    );
-    assert_eq!(server.lines()[3], format!("PUT /mounted?state=m&digest={digest}"));
-    assert_eq!(server.asked()[3].body, BLOB);
-}
-
-#[tokio::test]
-async fn a_mount_that_is_refused_leads_to_an_upload() {
-    for mount in
-        [|| Answer::status(403), || Answer::status(405), || Answer::status(500), || Answer::status(202)]
-    {
-        let server = FaultServer::start(move |asked| uploads(asked, mount)).await;
-        copy_blob(&server).await.unwrap();
-        let put = server.asked().into_iter().find(|asked| asked.method == "PUT").unwrap();
-        assert!(put.target.starts_with("/upload?state=a%2Bb&digest=sha256%3A"), "{}", put.target);
-    }
-}
-
-#[tokio::test]
-async fn an_upload_that_a_mount_opened_in_vain_is_cancelled() {
-    let server = FaultServer::start(|asked| match asked.method.as_str() {
-        "HEAD" => Answer::status(200),
-        _ => uploads(asked, || Answer::status(202).header("Location", "/mounted?state=m")),
-    })
-    .await;
-    assert_eq!(copy_blob(&server).await.unwrap(), multiarch::registry::Delivery::Present);
-    assert_eq!(server.lines().last().unwrap(), "DELETE /mounted?state=m");
-}
-
-#[tokio::test]
-async fn an_upload_without_a_location_is_an_error_and_no_panic() {
-    let server = FaultServer::start(|asked| match asked.method.as_str() {
-        "POST" => Answer::status(202),
-        _ => uploads(asked, || Answer::status(404)),
-    })
-    .await;
-    let error = copy_blob(&server).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Malformed);
-    assert!(error.to_string().contains("did not say where (no Location)"), "{error}");
-}
-
-#[tokio::test]
-async fn a_wrong_blob_is_never_sent_whole_and_its_upload_is_cancelled() {
-    let wrong: [fn() -> Answer; 3] = [
-        || Answer::status(200).body(BLOB.to_ascii_uppercase()),
-        || Answer::status(200).body([BLOB, b"!"].concat()),
-        || Answer::status(200).body(&BLOB[1..]),
-    ];
-    for wrong in wrong {
-        let server = FaultServer::start(move |asked| match asked.method.as_str() {
-            "GET" => wrong(),
-            _ => uploads(asked, || Answer::status(404)),
-        })
-        .await;
-        assert_eq!(copy_blob(&server).await.unwrap_err().kind(), Kind::DigestMismatch);
-        let asked = server.asked();
-        assert!(asked.iter().all(|asked| asked.method != "PUT" || !asked.complete));
-        assert_eq!(asked.iter().filter(|asked| asked.method == "DELETE").count(), 1);
-    }
-}
-
-/// Serves the rest of the blob, and breaks off the first time.
-fn breaking_off(asked: &Asked, first: bool) -> Answer {
-    match asked.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')) {
-        _ if first => Answer::status(200).cut_off(&BLOB[..10]),
-        None => Answer::status(200).body(BLOB),
-        Some(start) => {
-            let start: usize = start.parse().unwrap();
-            let range = format!("bytes {start}-{}/{}", BLOB.len() - 1, BLOB.len());
-            Answer::status(206).header("Content-Range", range).body(&BLOB[start..])
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_blob_that_breaks_off_is_read_on_where_it_broke_off() {
-    let count = AtomicUsize::new(0);
-    let server = FaultServer::start(move |asked| match asked.method.as_str() {
-        "GET" => breaking_off(asked, count.fetch_add(1, Ordering::SeqCst) == 0),
-        _ => uploads(asked, || Answer::status(404)),
-    })
-    .await;
-    copy_blob(&server).await.unwrap();
-    let (gets, puts): (Vec<Asked>, Vec<Asked>) = server
-        .asked()
-        .into_iter()
-        .filter(|a| matches!(a.method.as_str(), "GET" | "PUT"))
-        .partition(|a| a.method == "GET");
-    assert_eq!(
-        gets.iter().map(|get| get.headers.get("range").cloned()).collect::<Vec<_>>(),
-        [None, Some("bytes=10-".into())]
-    );
-    assert_eq!((puts.len(), puts[0].body.as_slice()), (1, BLOB), "one upload, unbroken");
-}
-
-/// A registry that keeps what it got of an upload that broke off, and wants no part larger than `limit`.
-struct PartialUploads {
-    kept: std::sync::Mutex<Vec<u8>>,
-    limit: usize,
-}
-
-impl PartialUploads {
-    fn answer(&self, asked: &Asked) -> Answer {
-        let mut kept = self.kept.lock().unwrap();
-        let opened = |kept: &[u8]| {
-            let range = format!("0-{}", kept.len().saturating_sub(1));
-            Answer::status(204)
-                .header("Location", format!("/upload?at={}", kept.len()))
-                .header("Range", range)
-        };
-        match (asked.method.as_str(), asked.target.as_str()) {
-            ("GET", "/upload?at=0") => opened(&kept),
-            ("PATCH" | "PUT", _) if asked.body.len() > self.limit => {
-                // What is too much is lost on the way.
-                kept.extend_from_slice(&asked.body[..self.limit]);
-                Answer::status(502)
-            }
-            ("PATCH", _) => {
-                let range = asked.headers["content-range"].clone();
-                assert_eq!(range, format!("{}-{}", kept.len(), kept.len() + asked.body.len() - 1));
-                kept.extend_from_slice(&asked.body);
-                let location = format!("/upload?at={}", kept.len());
-                Answer::status(202).header("Location", location)
-            }
-            ("PUT", _) => {
-                kept.extend_from_slice(&asked.body);
-                Answer::status(if kept.as_slice() == BLOB { 201 } else { 400 })
-            }
-            _ => uploads(asked, || Answer::status(404)),
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_upload_that_breaks_off_goes_on_where_the_registry_has_it() {
-    let registry = PartialUploads { kept: Default::default(), limit: 20 };
-    let server = FaultServer::start(move |asked| match asked.method.as_str() {
-        "POST" if !asked.target.contains("mount") => Answer::status(202).header("Location", "/upload?at=0"),
-        "GET" if asked.target.contains("/blobs/") => breaking_off(asked, false),
-        _ => registry.answer(asked),
-    })
-    .await;
-    copy_blob(&server).await.unwrap();
-    let writes: Vec<String> = server.lines().into_iter().filter(|line| line.contains("/upload?")).collect();
-    let digest = blob().digest.to_string().replace(':', "%3A");
-    assert_eq!(
-        writes,
-        [
-            format!("PUT /upload?at=0&digest={digest}"),
-            "GET /upload?at=0".to_owned(),
-            "PATCH /upload?at=20".to_owned(),
-            format!("PUT /upload?at=24&digest={digest}"),
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_blob_that_cannot_be_read_on_is_copied_again_from_the_start() {
-    let count = AtomicUsize::new(0);
-    let server = FaultServer::start(move |asked| match asked.method.as_str() {
-        "GET" if count.fetch_add(1, Ordering::SeqCst) == 0 => Answer::status(200).cut_off(&BLOB[1..]),
-        _ => uploads(asked, || Answer::status(404)),
-    })
-    .await;
-    copy_blob(&server).await.unwrap();
-    let uploaded = server.asked().into_iter().rfind(|asked| asked.method == "PUT").unwrap();
-    assert_eq!(uploaded.body, BLOB);
-}
-
-#[tokio::test]
-async fn an_upload_led_to_another_host_gets_no_password() {
-    let storage = FaultServer::start(|_| Answer::status(201)).await;
-    let location = format!("http://{}/put?signature=s", storage.host);
-    let server = FaultServer::start(move |asked| match (asked.authorization(), asked.method.as_str()) {
-        (None, _) => Answer::status(401).header("WWW-Authenticate", "Basic realm=x"),
-        (_, "POST") => Answer::status(202).header("Location", location.clone()),
-        _ => uploads(asked, || Answer::status(404)),
-    })
-    .await;
-    let session = with(&server, user());
-    session
-        .copy_blob(&repository(&server, "team/base"), &repository(&server, "team/web"), &blob())
-        .await
-        .unwrap();
-    let put = &storage.asked()[0];
-    assert_eq!((put.authorization(), put.body.as_slice()), (None, BLOB));
-}
-
-#[tokio::test]
-async fn a_token_that_ends_in_an_upload_starts_the_upload_over() {
-    let (issued, puts) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let server = FaultServer::start(move |asked| match (asked.method.as_str(), asked.authorization()) {
-        _ if asked.target.starts_with("/token") => {
-            let number = issued.fetch_add(1, Ordering::SeqCst);
-            Answer::status(200).body(json!({"token": format!("t{number}"), "expires_in": 300}).to_string())
-        }
-        (_, None) => bearer(asked),
-        ("PUT", _) if puts.fetch_add(1, Ordering::SeqCst) == 0 => bearer(asked),
-        _ => uploads(asked, || Answer::status(404)),
-    })
-    .await;
-    let session = with(&server, user());
-    session
-        .copy_blob(&repository(&server, "team/base"), &repository(&server, "team/web"), &blob())
-        .await
-        .unwrap();
-    let asked = server.asked();
-    let puts: Vec<&Asked> = asked.iter().filter(|asked| asked.method == "PUT").collect();
-    assert_eq!(puts.len(), 2);
-    assert_ne!(puts[0].authorization(), puts[1].authorization());
-}
-
 fn image() -> Manifest {
     let descriptor =
         json!({"mediaType": MediaType::OCI_CONFIG, "digest": blob().digest, "size": blob().size});
@@ -556,8 +294,8 @@ async fn a_push_that_is_denied_is_told_with_the_registrys_words() {
         _ => Answer::status(403).body(r#"{"errors":[{"code":"DENIED","message":"you may not push"}]}"#),
     })
     .await;
-    let target = repository(&server, "team/web");
-    let error = anonymous().copy(&repository(&server, "team/base"), &target, &image()).await.unwrap_err();
+    let target = server.repository("team/web");
+    let error = anonymous().copy(&server.repository("team/base"), &target, &image()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied);
     let place = format!("{target}@{}", blob().digest);
     assert_eq!(
@@ -578,4 +316,25 @@ async fn a_registry_that_keeps_other_bytes_than_it_was_given_is_found_out() {
     let image = image();
     let put = anonymous().put_manifest(&reference(&server), &MediaType::OCI_MANIFEST, &image.bytes).await;
     assert_eq!(put.unwrap_err().kind(), Kind::DigestMismatch);
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_is_renewed_though_the_registry_says_so_by_400() {
+    let (issued, used) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let server = FaultServer::start(move |asked| match asked.authorization() {
+        _ if asked.target.starts_with("/token") => {
+            let number = issued.fetch_add(1, Ordering::SeqCst);
+            Answer::status(200).body(json!({"token": format!("t{number}"), "expires_in": 300}).to_string())
+        }
+        None => bearer(asked),
+        Some("Bearer t0") if used.fetch_add(1, Ordering::SeqCst) > 0 => Answer::status(400).body(
+            r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired. Reauthenticate and try again."}]}"#,
+        ),
+        Some(_) => manifest(),
+    })
+    .await;
+    let session = anonymous();
+    session.get_manifest(&reference(&server)).await.unwrap();
+    session.get_manifest(&reference(&server)).await.unwrap();
+    assert_eq!(server.lines().iter().filter(|line| line.contains("/token")).count(), 2);
 }

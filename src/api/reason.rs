@@ -84,6 +84,8 @@ reasons! {
     SecretInvalid,
     /// A registry refused a write.
     PushDenied,
+    /// A tag exists with other content and is not to be moved.
+    TagExists,
     /// Content does not have the digest it was asked for by.
     DigestMismatch,
     /// The spec contradicts itself in a way the schema cannot see.

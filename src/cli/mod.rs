@@ -1,7 +1,9 @@
 //! The commands people type.
 
 pub mod crd;
+pub mod credentials;
 pub mod operator;
+pub mod registry;
 
 use clap::{Parser, Subcommand};
 

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::tasks::{Perform, Problem};
 use super::{jobs, secrets::keyring};
 use crate::api::{ANNOTATION_REBUILD, MultiArchImage, Reason};
-use crate::image::{self, PlatformCheck, ResolveError};
+use crate::image::{self, PlatformCheck, PublishError, ResolveError, TagPolicy};
 use crate::plan::task::{Found, Task};
 use crate::registry::{Digest, Kind, Session};
 use crate::{git, registry};
@@ -119,9 +119,7 @@ impl Performer {
                 if self.current(object)?.metadata.generation != Some(generation) {
                     return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
                 }
-                image::publish(&session, &repository, &index, &tags)
-                    .await
-                    .map_err(|error| written(&error))?;
+                image::publish(&session, &repository, &index, &tags, TagPolicy::Overwrite).await?;
                 Ok(Found::Done)
             }
         }
@@ -240,6 +238,15 @@ fn built(error: ResolveError) -> Problem {
 /// A refusal while something was written.
 fn written(error: &registry::Error) -> Problem {
     Problem::of_registry(error, Reason::PushDenied)
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        match &error {
+            PublishError::Registry(cause) => written(cause),
+            PublishError::TagExists { .. } => Problem::lasting(Reason::TagExists, error.to_string()),
+        }
+    }
 }
 
 impl Problem {

@@ -1,15 +1,22 @@
 //! Images and indexes: how an image is found and verified, and what is published.
 //!
-//! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]
+//! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]; all of it at once:
+//! [`publish_composition`]
 
+mod compose;
+mod find;
 mod index;
 mod manifest;
 mod publish;
 mod referrers;
 mod resolve;
 
+pub use compose::{
+    ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,
+    publish_composition,
+};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
-pub use publish::publish;
+pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
 pub use referrers::{Followed, Referrers, copy_referrers};
-pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};
+pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};

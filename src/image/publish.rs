@@ -1,38 +1,223 @@
 //! An assembled index under its tags.
 
-use futures::future::join_all;
+use std::collections::HashSet;
+
+use futures::future::{join_all, try_join_all};
 
 use super::index::AssembledIndex;
-use crate::registry::{Error, Kind, Operation, Reference, Repository, Session};
+use super::manifest::Index;
+use crate::registry::{Digest, Error, Kind, Manifest, Operation, Reference, Repository, Session};
 
-/// Writes the index under the first tag and, when that has worked, under all others at once.
-///
-/// No tag is asked first whether it has the digest already: asking costs the same round trip as writing, and
-/// writing the same bytes again changes nothing. So the first publication takes two round trips whatever the number
-/// of tags; a caller that watches its tags names only those that are to change. Only where the registry refuses the
-/// write, as registries with immutable tags do, is the tag read: if it has these bytes, all is well.
-///
-/// Everything that the index lists must be in the repository already. Without tags the index is written by its
-/// digest. All tags are tried; the first failure is returned.
+/// What is done about a tag that has other content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TagPolicy {
+    /// It is moved.
+    #[default]
+    Overwrite,
+    /// Nothing is published.
+    IfAbsent,
+}
+
+/// What publishing did to a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TagChange {
+    /// There was none.
+    Created,
+    /// It had other content.
+    Moved {
+        /// What it had.
+        from: Digest,
+    },
+    /// It had the index already, and was not written.
+    Unchanged,
+}
+
+/// Why an index is not under all its tags.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// The registry failed, or said no.
+    #[error(transparent)]
+    Registry(#[from] Error),
+    /// [`TagPolicy::IfAbsent`], and a tag has other content. Nothing was written.
+    #[error("{tag}: the tag exists with other content ({found}, not {wanted}) and is not to be moved")]
+    TagExists {
+        /// The tag.
+        tag: Box<Reference>,
+        /// What it has.
+        found: Digest,
+        /// What was to be published.
+        wanted: Digest,
+    },
+}
+
+/// Tags to publish under, and what they hold before anything is written.
+#[derive(Debug, Clone)]
+pub struct Tags {
+    repository: Repository,
+    tags: Vec<(Reference, Option<Digest>)>,
+    children: HashSet<Digest>,
+}
+
+impl Tags {
+    /// Asks what the tags hold, all at once. Of the first the content is read: what it lists is in the repository.
+    ///
+    /// # Errors
+    /// [`Kind::Rejected`] if a tag is none, before anything is asked; else whatever the registry says.
+    pub async fn read(
+        session: &Session,
+        repository: &Repository,
+        tags: &[impl AsRef<str>],
+    ) -> Result<Self, Error> {
+        let session = &session.writing_to([repository], []);
+        let operation = Operation::new(repository, "publishing the index");
+        let tag = |name: &str| {
+            repository.with_tag(name).map_err(|error| operation.error(Kind::Rejected, error.to_string()))
+        };
+        let mut names = HashSet::new();
+        let tags = tags.iter().map(AsRef::as_ref).filter(|name| names.insert(*name));
+        let tags: Vec<Reference> = tags.map(tag).collect::<Result<_, _>>()?;
+        let Some((first, others)) = tags.split_first() else {
+            return Ok(Self { repository: repository.clone(), tags: Vec::new(), children: HashSet::new() });
+        };
+        let others_held = others.iter().map(|tag| held(session, tag));
+        let ((first_held, children), others_held) =
+            futures::try_join!(current(session, first), try_join_all(others_held))?;
+        let held = std::iter::once(first_held).chain(others_held);
+        let tags = tags.iter().cloned().zip(held).collect();
+        Ok(Self { repository: repository.clone(), tags, children })
+    }
+
+    /// Where the tags are.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Whether the first tag listed the image, which is then in the repository if all is well.
+    pub fn has_child(&self, digest: &Digest) -> bool {
+        self.children.contains(digest)
+    }
+
+    /// Whether publishing would change nothing.
+    pub fn all_hold(&self, digest: &Digest) -> bool {
+        !self.tags.is_empty() && self.tags.iter().all(|(_, held)| held.as_ref() == Some(digest))
+    }
+
+    /// Refuses to move a tag that is not to be moved.
+    ///
+    /// # Errors
+    /// [`PublishError::TagExists`]
+    pub fn check(&self, policy: TagPolicy, wanted: &Digest) -> Result<(), PublishError> {
+        if policy == TagPolicy::Overwrite {
+            return Ok(());
+        }
+        let other = |(tag, held): &(Reference, Option<Digest>)| match held {
+            Some(found) if found != wanted => Some((tag.clone(), found.clone())),
+            _ => None,
+        };
+        match self.tags.iter().find_map(other) {
+            Some((tag, found)) => {
+                Err(PublishError::TagExists { tag: Box::new(tag), found, wanted: wanted.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the index under every tag that does not hold it, all at once, so that the number of tags costs no time.
+    /// Without tags the index is written by its digest, unless it is there.
+    ///
+    /// Everything that the index lists must be in the repository already. All tags are tried; the first failure is
+    /// returned.
+    ///
+    /// # Errors
+    /// [`Kind::Rejected`] if an immutable tag has other content; else whatever the registry says.
+    pub async fn write(
+        self,
+        session: &Session,
+        index: &AssembledIndex,
+    ) -> Result<Vec<(Reference, TagChange)>, Error> {
+        let digest = &index.descriptor.digest;
+        if self.tags.is_empty() {
+            let reference = self.repository.with_digest(digest);
+            if session.head_manifest(&reference).await?.is_some() {
+                return Ok(vec![(reference, TagChange::Unchanged)]);
+            }
+            put(session, &reference, index).await?;
+            return Ok(vec![(reference, TagChange::Created)]);
+        }
+        let outdated = self.tags.iter().filter(|(_, held)| held.as_ref() != Some(digest));
+        let outdated: Vec<&Reference> = outdated.map(|(tag, _)| tag).collect();
+        write_tags(session, &self.repository, index, &outdated).await?;
+        let change = |held: Option<Digest>| match held {
+            None => TagChange::Created,
+            Some(held) if held == *digest => TagChange::Unchanged,
+            Some(from) => TagChange::Moved { from },
+        };
+        Ok(self.tags.into_iter().map(|(tag, held)| (tag, change(held))).collect())
+    }
+}
+
+/// Publishes the index under all tags: asks what they hold, then writes those that hold something else. Two round
+/// trips, whatever the number of tags, and no write where nothing changes.
 ///
 /// # Errors
-/// [`Kind::Rejected`] if an immutable tag has other content, or if a tag is none; else whatever the registry says.
+/// See [`PublishError`].
 pub async fn publish(
     session: &Session,
     repository: &Repository,
     index: &AssembledIndex,
     tags: &[impl AsRef<str>],
+    policy: TagPolicy,
+) -> Result<Vec<(Reference, TagChange)>, PublishError> {
+    let tags = Tags::read(session, repository, tags).await?;
+    tags.check(policy, &index.descriptor.digest)?;
+    Ok(tags.write(session, index).await?)
+}
+
+/// What the tag holds, and what that lists.
+async fn current(session: &Session, tag: &Reference) -> Result<(Option<Digest>, HashSet<Digest>), Error> {
+    match session.get_manifest(tag).await {
+        Ok(manifest) => Ok((Some(manifest.descriptor.digest.clone()), children(&manifest))),
+        Err(error) => match error.kind() {
+            // Some registries deny what is not there; writing will tell.
+            Kind::NotFound | Kind::Denied => Ok((None, HashSet::new())),
+            // Something is there that we do not understand.
+            Kind::Malformed | Kind::Unsupported | Kind::TooLarge => {
+                Ok((held(session, tag).await?, HashSet::new()))
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+async fn held(session: &Session, tag: &Reference) -> Result<Option<Digest>, Error> {
+    match session.head_manifest(tag).await {
+        Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
+        Err(error) if error.kind() == Kind::Denied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn children(manifest: &Manifest) -> HashSet<Digest> {
+    if !manifest.descriptor.media_type.is_index() {
+        return HashSet::from([manifest.descriptor.digest.clone()]);
+    }
+    let index: Index = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+    index.manifests.into_iter().map(|entry| entry.digest).collect()
+}
+
+/// One request for all tags where the registry is known to take them so, else one each.
+async fn write_tags(
+    session: &Session,
+    repository: &Repository,
+    index: &AssembledIndex,
+    tags: &[&Reference],
 ) -> Result<(), Error> {
-    let operation = Operation::new(repository, "publishing the index");
-    let tag =
-        |tag| repository.with_tag(tag).map_err(|error| operation.error(Kind::Rejected, error.to_string()));
-    let tags: Vec<Reference> = tags.iter().map(|name| tag(name.as_ref())).collect::<Result<_, _>>()?;
-    let Some((first, others)) = tags.split_first() else {
-        return put(session, &repository.with_digest(&index.descriptor.digest), index).await;
-    };
-    put(session, first, index).await?;
+    let names: Vec<&str> = tags.iter().filter_map(|tag| tag.tag()).collect();
+    let written =
+        session.put_manifest_under_tags(repository, &index.descriptor, &index.bytes, &names).await?;
+    let left = tags.iter().filter(|tag| tag.tag().is_none_or(|name| !written.iter().any(|w| w == name)));
     // None is cut short by the failure of another.
-    join_all(others.iter().map(|tag| put(session, tag, index))).await.into_iter().collect()
+    join_all(left.map(|tag| put(session, tag, index))).await.into_iter().collect()
 }
 
 async fn put(session: &Session, reference: &Reference, index: &AssembledIndex) -> Result<(), Error> {
@@ -40,6 +225,7 @@ async fn put(session: &Session, reference: &Reference, index: &AssembledIndex) -
         Err(error) if matches!(error.kind(), Kind::Rejected | Kind::Denied) => error,
         other => return other,
     };
+    // Registries with immutable tags refuse to write what is there already.
     match session.get_manifest(reference).await {
         Ok(found) if found.bytes == index.bytes => Ok(()),
         _ => Err(refused),

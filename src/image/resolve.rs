@@ -1,19 +1,13 @@
 //! From a reference and a platform to the one image that runs there, verified.
 
-use std::collections::HashSet;
-
 use futures::future::try_join_all;
 
-use super::manifest::{ImageConfig, ImageManifest, Index};
+use super::find::{Found, find, find_all};
+use super::manifest::{ImageConfig, ImageManifest};
 use crate::platform::Platform;
 use crate::registry::{
     Descriptor, DescriptorPlatform, Error, LARGEST_MANIFEST, Manifest, Reference, Repository, Session,
 };
-
-/// How many indexes within an index are looked into.
-const MOST_NESTED: usize = 16;
-/// How many attestations of one image are carried.
-const MOST_ATTESTATIONS: usize = 16;
 
 /// What is done about an image whose config names another platform than the declared one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -121,111 +115,38 @@ pub async fn resolve(
     platform: &Platform,
     check: PlatformCheck,
 ) -> Result<ResolvedImage, ResolveError> {
-    let named = session.get_manifest(reference).await?;
-    let source = named.descriptor.clone();
-    let (mut image, attestations) = if source.media_type.is_index() {
-        let (entry, attestations) = choose(session, reference, platform, &named).await?;
-        let (image, attestations) = futures::try_join!(
-            fetch(session, reference, entry),
-            fetch_all(session, reference, attestations)
-        )?;
-        (image, attestations)
-    } else {
-        (named, Vec::new())
+    verify(session, find(session, reference, platform).await?, check).await
+}
+
+/// As [`resolve`], for every platform that there is at `reference`: all images of an index, or the one image.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub async fn resolve_all(
+    session: &Session,
+    reference: &Reference,
+    check: PlatformCheck,
+) -> Result<Vec<ResolvedImage>, ResolveError> {
+    let found = find_all(session, reference).await?;
+    try_join_all(found.into_iter().map(|found| verify(session, found, check))).await
+}
+
+/// Reads the config of what was found and holds it against the platform. Without a declared one, the config's own
+/// is the platform.
+pub(super) async fn verify(
+    session: &Session,
+    found: Found,
+    check: PlatformCheck,
+) -> Result<ResolvedImage, ResolveError> {
+    let Found { reference, declared, source, mut image, attestations } = found;
+    let config = read_config(session, &reference, &image).await?;
+    let platform = match declared.or_else(|| config.0.platform()) {
+        Some(platform) => platform,
+        None => return Err(not_an_image(&reference, "its config names no os and architecture".to_owned())),
     };
-    let config = read_config(session, reference, &image).await?;
-    let warnings = check_platform(reference, platform, &config, check)?;
-    image.descriptor.platform = Some(published_platform(platform, &image.descriptor, &config.0));
+    let warnings = check_platform(&reference, &platform, &config, check)?;
+    image.descriptor.platform = Some(published_platform(&platform, &image.descriptor, &config.0));
     Ok(ResolvedImage { repository: reference.repository().clone(), source, image, attestations, warnings })
-}
-
-/// The entry for the platform and the attestations about it.
-async fn choose(
-    session: &Session,
-    reference: &Reference,
-    platform: &Platform,
-    index: &Manifest,
-) -> Result<(Descriptor, Vec<Descriptor>), ResolveError> {
-    let mut entries = parse_index(reference, index)?;
-    if pick(reference, platform, &entries).is_err() {
-        let nested = entries.iter().filter(|entry| entry.media_type.is_index()).take(MOST_NESTED).cloned();
-        for index in fetch_all(session, reference, nested.collect()).await? {
-            entries.extend(
-                parse_index(reference, &index)?.into_iter().filter(|entry| !entry.media_type.is_index()),
-            );
-        }
-    }
-    let entry = pick(reference, platform, &entries)?;
-    let about =
-        |candidate: &&Descriptor| candidate.media_type.is_manifest() && candidate.attests(&entry.digest);
-    let attestations = entries.iter().filter(about).take(MOST_ATTESTATIONS).cloned().collect();
-    Ok((entry, attestations))
-}
-
-fn parse_index(reference: &Reference, index: &Manifest) -> Result<Vec<Descriptor>, ResolveError> {
-    let index: Index = serde_json::from_slice(&index.bytes)
-        .map_err(|error| not_an_image(reference, format!("its index cannot be read: {error}")))?;
-    Ok(index.manifests)
-}
-
-/// The one entry that can run on the platform. Of two that differ only in the version of the operating system,
-/// neither is better.
-fn pick(
-    reference: &Reference,
-    platform: &Platform,
-    entries: &[Descriptor],
-) -> Result<Descriptor, ResolveError> {
-    let images = || entries.iter().filter(|entry| entry.media_type.is_manifest() && !entry.is_attestation());
-    let mut matching: Vec<&Descriptor> = images()
-        .filter(|entry| entry.runnable_platform().is_some_and(|found| platform.matches(&found)))
-        .collect();
-    if matching.is_empty() {
-        // One that says nothing may be it; its config will tell.
-        matching =
-            images().filter(|entry| entry.platform.is_none() && entry.artifact_type.is_none()).collect();
-        matching.truncate(if matching.len() == 1 { 1 } else { 0 });
-    }
-    let mut seen = HashSet::new();
-    matching.retain(|entry| seen.insert(&entry.digest));
-    match matching[..] {
-        [entry] => Ok(entry.clone()),
-        [] => Err(ResolveError::NoSuchPlatform {
-            reference: Box::new(reference.clone()),
-            platform: platform.clone(),
-            available: images().map(Descriptor::platform_in_words).collect(),
-        }),
-        _ => Err(ResolveError::Ambiguous {
-            reference: Box::new(reference.clone()),
-            platform: platform.clone(),
-            candidates: matching
-                .iter()
-                .map(|e| format!("{} ({})", e.digest, e.platform_in_words()))
-                .collect(),
-        }),
-    }
-}
-
-/// The manifest of an entry, described as the entry describes it.
-async fn fetch(
-    session: &Session,
-    reference: &Reference,
-    entry: Descriptor,
-) -> Result<Manifest, ResolveError> {
-    let child = reference.repository().with_digest(&entry.digest);
-    let Manifest { descriptor, bytes } = session.get_manifest(&child).await?;
-    if descriptor.size != entry.size || descriptor.media_type.is_index() != entry.media_type.is_index() {
-        let reason = format!("its index describes {} with another size or type than it has", entry.digest);
-        return Err(not_an_image(reference, reason));
-    }
-    Ok(Manifest { descriptor: Descriptor { media_type: descriptor.media_type, ..entry }, bytes })
-}
-
-async fn fetch_all(
-    session: &Session,
-    reference: &Reference,
-    entries: Vec<Descriptor>,
-) -> Result<Vec<Manifest>, ResolveError> {
-    try_join_all(entries.into_iter().map(|entry| fetch(session, reference, entry))).await
 }
 
 /// The config, and its digest for messages.
@@ -297,7 +218,7 @@ fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageCon
     }
 }
 
-fn not_an_image(reference: &Reference, reason: String) -> ResolveError {
+pub(super) fn not_an_image(reference: &Reference, reason: String) -> ResolveError {
     ResolveError::NotAnImage { reference: Box::new(reference.clone()), reason }
 }
 

@@ -1,5 +1,6 @@
 //! What an index offers, and what a config may say.
 
+use super::super::find::pick;
 use super::*;
 use crate::registry::{Digest, MediaType};
 

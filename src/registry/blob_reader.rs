@@ -27,6 +27,11 @@ pub trait BlobStore: Send + Sync {
     /// # Errors
     /// [`Kind::NotFound`] if it is not there; [`Kind::Unsupported`] if it can only be read from its beginning.
     fn open(&self, blob: &Descriptor, offset: u64) -> BoxFuture<'static, Result<ByteStream, Error>>;
+
+    /// Told that bytes from here broke off or were wrong. Whether they may come from somewhere better the next time.
+    fn doubt(&self) -> bool {
+        false
+    }
 }
 
 /// Reads one blob. The last bytes are held back until size and digest are right, so whoever reads to the end has what
@@ -43,6 +48,8 @@ pub struct BlobReader {
     /// Where the next bytes of the store begin.
     position: u64,
     fruitless: u32,
+    /// Whether there are bytes among those hashed that came from where no more are fetched.
+    doubtful: bool,
     held: Option<Bytes>,
 }
 
@@ -58,6 +65,7 @@ impl BlobReader {
             hashed: 0,
             position: 0,
             fruitless: 0,
+            doubtful: false,
             held: None,
         }
     }
@@ -117,6 +125,7 @@ impl BlobReader {
                 None => return Ok(None),
             };
             self.fruitless += 1;
+            self.doubtful |= self.store.doubt();
             if !error.is_transient() || self.fruitless > MOST_FRUITLESS {
                 return Err(error);
             }
@@ -137,6 +146,7 @@ impl BlobReader {
         self.position = position.min(self.hashed);
         if position == 0 {
             (self.hasher, self.hashed) = (Some(Hasher::new(self.blob.digest.algorithm())), 0);
+            self.doubtful = false;
         }
     }
 
@@ -167,6 +177,7 @@ impl BlobReader {
     }
 
     fn wrong(&self, cause: String) -> Error {
-        self.operation.error(Kind::DigestMismatch, cause)
+        let error = self.operation.error(Kind::DigestMismatch, cause);
+        if self.store.doubt() || self.doubtful { error.worth_retrying() } else { error }
     }
 }

@@ -1,6 +1,7 @@
 //! Blobs: looked for, read, mounted from a neighbour or streamed from one repository to another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -44,6 +45,8 @@ pub(super) enum Mount {
 pub struct RepositoryBlobs {
     session: Session,
     repository: Repository,
+    /// Whether some mirror has given bytes that were no use, so that the registry itself is asked from then on.
+    doubted: Arc<AtomicBool>,
 }
 
 impl BlobStore for RepositoryBlobs {
@@ -53,14 +56,35 @@ impl BlobStore for RepositoryBlobs {
 
     fn open(&self, blob: &Descriptor, offset: u64) -> BoxFuture<'static, Result<ByteStream, Error>> {
         let (this, digest) = (self.clone(), blob.digest.clone());
-        async move { this.get(&digest, offset).await }.boxed()
+        async move {
+            let read = |session: Session, repository| {
+                let digest = &digest;
+                async move { session.stream_blob(&repository, digest, offset).await }
+            };
+            match this.doubted.load(Ordering::Relaxed) {
+                true => read(this.session.clone(), this.repository.clone()).await,
+                false => this.session.reading(&this.repository, read).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn doubt(&self) -> bool {
+        let mirrored = !self.session.mirrors_of(&self.repository).is_empty();
+        mirrored && !self.doubted.swap(true, Ordering::Relaxed)
     }
 }
 
-impl RepositoryBlobs {
-    async fn get(&self, digest: &Digest, offset: u64) -> Result<ByteStream, Error> {
-        let session = &self.session;
-        let mut request = session.blob_request(&self.repository, digest, Method::GET, "fetching the blob")?;
+impl Session {
+    /// The bytes of a blob from `offset` on, not verified.
+    async fn stream_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<ByteStream, Error> {
+        let session = self;
+        let mut request = session.blob_request(repository, digest, Method::GET, "fetching the blob")?;
         if offset > 0 {
             request.headers.insert(RANGE, header(&format!("bytes={offset}-")));
         }
@@ -100,7 +124,7 @@ impl Session {
 
     /// The blobs of a repository, to be read.
     pub fn blobs_of(&self, repository: &Repository) -> RepositoryBlobs {
-        RepositoryBlobs { session: self.clone(), repository: repository.clone() }
+        RepositoryBlobs { session: self.clone(), repository: repository.clone(), doubted: Arc::default() }
     }
 
     /// The verified bytes of a blob that is not larger than `limit` bytes.
@@ -113,11 +137,24 @@ impl Session {
         descriptor: &Descriptor,
         limit: u64,
     ) -> Result<Bytes, Error> {
-        let request = self.blob_request(repository, &descriptor.digest, Method::GET, "fetching the blob")?;
         if descriptor.size > limit {
+            let operation = Operation::new(blob_name(repository, &descriptor.digest), "fetching the blob");
             let cause = format!("the blob of {} bytes is larger than {limit}", descriptor.size);
-            return Err(request.operation.error(Kind::TooLarge, cause));
+            return Err(operation.error(Kind::TooLarge, cause));
         }
+        let read = |session: Session, repository| async move {
+            session.get_blob_bytes_at(&repository, descriptor, limit).await
+        };
+        self.reading(repository, read).await
+    }
+
+    async fn get_blob_bytes_at(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Bytes, Error> {
+        let request = self.blob_request(repository, &descriptor.digest, Method::GET, "fetching the blob")?;
         let (_, bytes) = self.fetch(&request, limit).await?;
         if bytes.len() as u64 != descriptor.size {
             let cause = format!("the content has {} bytes, not {}", bytes.len(), descriptor.size);

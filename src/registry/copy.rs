@@ -88,15 +88,17 @@ impl Session {
         images: &[(&Repository, &Manifest)],
         expected: impl Fn(&Digest) -> bool,
     ) -> Result<Transfer, Error> {
+        let session = self.writing_to([target], images.iter().map(|(source, _)| *source));
         let missing = images.iter().map(|&(source, manifest)| {
+            let session = &session;
             let ask = expected(&manifest.descriptor.digest) || source.registry() != target.registry();
             async move {
-                let there = ask && self.is_there(source, target, &manifest.descriptor.digest).await?;
+                let there = ask && session.is_there(source, target, &manifest.descriptor.digest).await?;
                 Ok::<_, Error>((source, manifest, there))
             }
         });
         let mut transfer = Transfer {
-            session: self.clone(),
+            session: session.clone(),
             target: target.clone(),
             manifests: Vec::new(),
             blobs: Vec::new(),
@@ -121,7 +123,7 @@ impl Session {
         // The longest way should not be begun last.
         wanted.sort_by_key(|(_, blob)| Reverse(blob.size));
         let mounts = stream::iter(wanted)
-            .map(|(source, blob)| self.mount_or_note(source, target, blob))
+            .map(|(source, blob)| session.mount_or_note(source, target, blob))
             .buffered(PARALLEL_BLOBS);
         let noted: Vec<Option<Pending>> = mounts.collect().await;
         transfer.copied.mounted = noted.iter().filter(|pending| pending.is_none()).count();
@@ -189,6 +191,16 @@ impl Transfer {
 }
 
 impl Copied {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            mounted: self.mounted + other.mounted,
+            uploaded: self.uploaded + other.uploaded,
+            present: self.present + other.present,
+        }
+    }
+
     fn and(mut self, size: u64, delivery: Delivery) -> Self {
         match delivery {
             Delivery::Present => self.present += 1,

@@ -99,29 +99,41 @@ impl Keyring {
     /// # Errors
     /// If it is not such a document, or a credential in it cannot be read. Nothing is added then.
     pub fn add(&mut self, document: &str, content: &[u8]) -> Result<(), CredentialsError> {
-        let fail = |reason: String| CredentialsError { document: document.to_owned(), reason };
-        let config = DockerConfig::parse(content).map_err(fail)?;
-        let mut entries = Vec::new();
-        for (key, auth) in &config.auths {
-            match auth.credential().map_err(|reason| fail(format!("the entry for {key:?} {reason}")))? {
-                Some(credential) => entries.push(Entry::new(key, credential)),
-                None => {
-                    self.warnings.push(format!("{document}: the entry for {key:?} is empty and was ignored"))
-                }
+        let config = DockerConfig::parse(document, content)?;
+        for (key, credential) in &config.auths {
+            if credential.is_none() {
+                self.warnings.push(format!("{document}: the entry for {key:?} is empty and was ignored"));
             }
         }
-        for helper in
-            config.cred_helpers.keys().map(String::as_str).chain(config.creds_store.map(|_| "all registries"))
+        for helper in config.helpers.keys().map(String::as_str).chain(config.store.map(|_| "all registries"))
         {
             self.warnings.push(format!(
                 "{document}: the credential helper for {helper} was ignored, as helpers are programs on \
                  somebody's machine; put the credential itself in the secret"
             ));
         }
+        self.extend(
+            config.auths.into_iter().filter_map(|(key, credential)| Some(Entry::new(&key, credential?))),
+        );
+        Ok(())
+    }
+
+    /// Adds a credential for everything at `registry`.
+    pub fn insert(&mut self, registry: &str, credential: Credential) {
+        self.extend([Entry::new(registry, credential)]);
+    }
+
+    /// Adds what is written in `config` for `repository`, and nothing else of it.
+    pub fn insert_matching(&mut self, config: &DockerConfig, repository: &Repository) {
+        let entries =
+            config.auths.iter().filter_map(|(key, credential)| Some(Entry::new(key, credential.clone()?)));
+        self.extend(entries.filter(|entry| entry.matches(repository)));
+    }
+
+    fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
         self.entries.extend(entries);
         // The longest path first, a host by its name before a wildcard; else as they were added.
         self.entries.sort_by_key(|entry| (std::cmp::Reverse(entry.path.len()), entry.host.has_wildcard()));
-        Ok(())
     }
 
     /// What was ignored and why, for people.
@@ -175,14 +187,17 @@ impl Entry {
     }
 
     fn matches(&self, repository: &Repository) -> bool {
-        let host = match repository.registry() {
-            "docker.io" => DOCKER_HUB_NAMES.iter().any(|name| self.host.matches(name)),
-            registry => self.host.matches(registry),
-        };
+        let host = names_of(repository.registry()).any(|name| self.host.matches(name));
         let rest = repository.path().strip_prefix(self.path.as_str());
         // Whole segments, unlike the kubelet: `team` must not lend its password to `team-b`.
         host && rest.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
     }
+}
+
+/// The names under which credentials for a registry are filed.
+fn names_of(registry: &str) -> impl Iterator<Item = &str> {
+    let hub: &[&str] = if registry == "docker.io" { &DOCKER_HUB_NAMES } else { &[] };
+    hub.iter().copied().chain(hub.is_empty().then_some(registry))
 }
 
 fn config_key(registry: &str) -> String {
@@ -200,9 +215,16 @@ fn config_entry(credential: &Credential) -> serde_json::Value {
     }
 }
 
+/// What is in a `config.json` of Docker or an `auth.json` of Podman. Has secrets, so it has no `Debug`.
+pub struct DockerConfig {
+    auths: Vec<(String, Option<Credential>)>,
+    helpers: BTreeMap<String, serde_json::Value>,
+    store: Option<serde_json::Value>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct DockerConfig {
+struct Document {
     #[serde(default, deserialize_with = "null_as_default")]
     auths: BTreeMap<String, Auth>,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -221,6 +243,38 @@ struct Auth {
 }
 
 impl DockerConfig {
+    /// Reads `{"auths": …}` or the older form without `auths`. `document` is what messages call it.
+    ///
+    /// # Errors
+    /// If it is not such a document, or a credential in it cannot be read.
+    pub fn parse(document: &str, content: &[u8]) -> Result<Self, CredentialsError> {
+        let fail = |reason: String| CredentialsError { document: document.to_owned(), reason };
+        let Document { auths, cred_helpers, creds_store } = Document::parse(content).map_err(fail)?;
+        let auths = auths.into_iter().map(|(key, auth)| match auth.credential() {
+            Ok(credential) => Ok((key, credential)),
+            Err(reason) => Err(fail(format!("the entry for {key:?} {reason}"))),
+        });
+        Ok(Self { auths: auths.collect::<Result<_, _>>()?, helpers: cred_helpers, store: creds_store })
+    }
+
+    /// What to ask for the credential of `repository`, and the helper to ask: the `<name>` of
+    /// `docker-credential-<name>`. As in Docker, one for the registry comes before one for all, and an empty
+    /// name is none.
+    pub fn helper_for(&self, repository: &Repository) -> Option<(String, &str)> {
+        let host = |key: &str| {
+            let key = key.split_once("://").map_or(key, |(_, rest)| rest);
+            key.split('/').next().unwrap_or_default().to_ascii_lowercase()
+        };
+        let own = self
+            .helpers
+            .iter()
+            .find(|(key, _)| names_of(repository.registry()).any(|name| host(key) == name));
+        let name = own.map(|(_, name)| name).or(self.store.as_ref())?.as_str()?;
+        (!name.is_empty()).then(|| (config_key(repository.registry()), name))
+    }
+}
+
+impl Document {
     /// Errors say where, not what: serde's own messages quote the content.
     fn parse(content: &[u8]) -> Result<Self, String> {
         let place = |error: serde_json::Error| format!("at line {}, column {}", error.line(), error.column());

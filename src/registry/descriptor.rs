@@ -105,7 +105,7 @@ pub struct Descriptor {
 }
 
 /// The platform of an entry in an index, as written there: OCI image spec, image-index.md.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DescriptorPlatform {
     /// The architecture, as `GOARCH` spells it.
     #[serde(default)]

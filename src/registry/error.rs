@@ -68,6 +68,14 @@ impl Error {
         self.0.transient
     }
 
+    /// Whether a registry says by other means than `401` that a token has ended.
+    pub(crate) fn is_about_an_ended_token(&self) -> bool {
+        let cause = self.0.cause.to_ascii_lowercase();
+        matches!(self.kind(), Kind::Rejected | Kind::Denied)
+            && cause.contains("token")
+            && cause.contains("expired")
+    }
+
     /// Lets the caller's retry policy try again what is not transient by its kind.
     pub(crate) fn worth_retrying(mut self) -> Self {
         self.0.transient = true;

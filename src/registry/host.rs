@@ -1,6 +1,6 @@
 //! Hosts of registries and the patterns that administrators and secrets name them by.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A host with an optional port, as in `*.example.com:5000`; `*` and `?` stand for parts of one label.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,34 @@ impl HostPattern {
 
     pub(crate) fn has_wildcard(&self) -> bool {
         self.labels.iter().any(|label| label.contains(['*', '?']))
+    }
+
+    /// The more, the fewer hosts it matches: a name before a pattern, then by the letters that are given.
+    pub(crate) fn specificity(&self) -> (bool, usize) {
+        let letters = |label: &String| label.bytes().filter(|byte| !matches!(byte, b'*' | b'?')).count();
+        (!self.has_wildcard(), self.labels.iter().map(letters).sum())
+    }
+
+    /// Whether `pattern` is `host[:port]`, with or without wildcards.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub(crate) fn check(pattern: &str) -> Result<(), String> {
+        let (name, port) = split_port(pattern);
+        let port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let name = match address {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => name.split('.').all(|label| {
+                let valid =
+                    |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'*' | b'?');
+                !label.is_empty() && label.bytes().all(valid)
+            }),
+        };
+        if name && port {
+            return Ok(());
+        }
+        Err("write host[:port] without scheme and path".to_owned())
     }
 }
 
@@ -82,6 +110,38 @@ mod tests {
             ("REGISTRY.example.com", "registry.EXAMPLE.com", true),
         ] {
             assert_eq!(HostPattern::new(pattern).matches(host), matches, "{pattern} {host}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_more_specific_than_a_pattern() {
+        let specificity = |pattern| HostPattern::new(pattern).specificity();
+        assert!(specificity("a.io") > specificity("*.example.com"));
+        assert!(specificity("*.example.com") > specificity("*.*.com"));
+        assert!(specificity("registry-*.example.com") > specificity("*.example.com"));
+    }
+
+    #[test]
+    fn a_pattern_is_a_host_and_perhaps_a_port() {
+        for pattern in
+            ["a.io", "*.a.io:5000", "localhost", "10.0.0.1", "[::1]", "[2001:db8::1]:5000", "?-a_b.io"]
+        {
+            assert!(HostPattern::check(pattern).is_ok(), "{pattern}");
+        }
+        for pattern in [
+            "",
+            "a..io",
+            "https://a.io",
+            "a.io/team",
+            "a.io:",
+            "a.io:0",
+            "a.io:65536",
+            "[::g]",
+            "a b",
+            "é.io",
+            "::1",
+        ] {
+            assert!(HostPattern::check(pattern).is_err(), "{pattern}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a host has taught us, so that the next request need not find it out again.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,9 +14,24 @@ pub(crate) struct HostState {
     part: AtomicU64,
     no_mounts: AtomicBool,
     limit: Limit,
+    several_tags: Mutex<SeveralTags>,
+}
+
+/// Whether a manifest can be written under several tags at once.
+#[derive(Default)]
+enum SeveralTags {
+    #[default]
+    NeverWanted,
+    Unknown,
+    Known(bool),
 }
 
 impl HostState {
+    /// Nothing is known yet, but how many requests at once the settings allow.
+    pub(crate) fn allowing(most: Option<NonZeroUsize>) -> Self {
+        Self { limit: most.map_or_else(Limit::default, |most| Limit::of(most.get())), ..Self::default() }
+    }
+
     /// What the host wanted the last time; saves the request that only finds out.
     pub(crate) fn challenge(&self) -> Option<Challenge> {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -46,5 +62,22 @@ impl HostState {
     /// How many requests it takes at once.
     pub(crate) fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// Whether it is worth trying to write a manifest under several tags at once.
+    pub(crate) fn may_take_several_tags(&self) -> bool {
+        let mut several = self.several_tags.lock().unwrap_or_else(PoisonError::into_inner);
+        match *several {
+            SeveralTags::NeverWanted => {
+                *several = SeveralTags::Unknown;
+                false
+            }
+            SeveralTags::Unknown => true,
+            SeveralTags::Known(known) => known,
+        }
+    }
+
+    pub(crate) fn takes_several_tags(&self, takes: bool) {
+        *self.several_tags.lock().unwrap_or_else(PoisonError::into_inner) = SeveralTags::Known(takes);
     }
 }

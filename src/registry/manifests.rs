@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::descriptor::{Descriptor, MediaType};
 use super::digest::Digest;
 use super::error::{Error, Kind, Operation};
-use super::reference::Reference;
+use super::reference::{Reference, Repository};
 use super::scope::Scopes;
 use super::session::{Content, Request, Session};
 
@@ -21,6 +21,10 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
+/// How many tags are written in one request: more make an address that servers refuse.
+const MOST_TAGS: usize = 10;
+
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// A manifest or an index as the registry has it.
@@ -41,20 +45,28 @@ impl Session {
     /// # Errors
     /// Any but [`Kind::NotFound`].
     pub async fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, Error> {
+        let found = self.reading(reference.repository(), |session, repository| async move {
+            session.head_manifest_at(&reference.in_repository(&repository)).await
+        });
+        match found.await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    async fn head_manifest_at(&self, reference: &Reference) -> Result<Descriptor, Error> {
         let request = self.manifest_request(reference, Method::HEAD, "looking for the manifest")?;
-        let headers = match self.send(&request).await {
-            Ok(response) => response.headers().clone(),
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let headers = self.send(&request).await?.headers().clone();
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let digest = text(DOCKER_CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
+        // What claims to be other than it was asked for has to show its bytes.
+        let digest = digest.filter(|digest| reference.digest().is_none_or(|expected| expected == digest));
         let size = text(CONTENT_LENGTH).and_then(|size| size.parse().ok());
         match (text(CONTENT_TYPE), digest, size) {
             (Some(media_type), Some(digest), Some(size)) => {
-                Ok(Some(Descriptor::new(MediaType::new(media_type), digest, size)))
+                Ok(Descriptor::new(MediaType::new(media_type), digest, size))
             }
-            _ => Ok(Some(self.get_manifest(reference).await?.descriptor)),
+            _ => Ok(self.get_manifest_at(reference).await?.descriptor),
         }
     }
 
@@ -64,6 +76,13 @@ impl Session {
     /// [`Kind::DigestMismatch`] if the reference has a digest and the bytes have another,
     /// [`Kind::Unsupported`] for schema 1, [`Kind::Malformed`] for what is neither an index nor an image.
     pub async fn get_manifest(&self, reference: &Reference) -> Result<Manifest, Error> {
+        let read = |session: Session, repository| async move {
+            session.get_manifest_at(&reference.in_repository(&repository)).await
+        };
+        self.reading(reference.repository(), read).await
+    }
+
+    async fn get_manifest_at(&self, reference: &Reference) -> Result<Manifest, Error> {
         let request = self.manifest_request(reference, Method::GET, "fetching the manifest")?;
         let (headers, bytes) = self.fetch(&request, LARGEST_MANIFEST).await?;
         let digest = match reference.digest() {
@@ -99,6 +118,19 @@ impl Session {
         media_type: &MediaType,
         bytes: &Bytes,
     ) -> Result<HeaderMap, Error> {
+        let request = self.put_request(reference, media_type, bytes)?;
+        let response = self.send(&request).await?;
+        let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
+        check_kept(&request.operation, &digest, response.headers())?;
+        Ok(response.headers().clone())
+    }
+
+    fn put_request<'a>(
+        &self,
+        reference: &'a Reference,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> Result<Request<'a>, Error> {
         let operation = Operation::new(reference, "pushing the manifest");
         if bytes.len() as u64 > LARGEST_MANIFEST {
             let cause = format!("the manifest of {} bytes is larger than {LARGEST_MANIFEST}", bytes.len());
@@ -112,7 +144,7 @@ impl Session {
         let url = self.url(&operation, reference.repository(), &format!("manifests/{name}"))?;
         let content_type = HeaderValue::from_str(media_type.as_str())
             .map_err(|_| operation.error(Kind::Malformed, "the media type is no header value"))?;
-        let request = Request {
+        Ok(Request {
             operation,
             repository: reference.repository(),
             method: Method::PUT,
@@ -120,10 +152,42 @@ impl Session {
             headers: HeaderMap::from_iter([(CONTENT_TYPE, content_type)]),
             content: Content::Bytes(bytes.clone()),
             scopes: Scopes::push(reference.repository()),
-        };
-        let response = self.send(&request).await?;
-        check_kept(&request.operation, &digest, response.headers())?;
-        Ok(response.headers().clone())
+        })
+    }
+
+    /// Writes these bytes by their digest and under all `tags` in one request where the registry is known to do so, and
+    /// says under which it has done so: distribution spec, "Pushing manifests", `tag` and `OCI-Tag`.
+    ///
+    /// Whether the registry knows that is found out beside other requests, and only for who publishes more than once:
+    /// a process that publishes once has no use of the answer.
+    ///
+    /// # Errors
+    /// [`Kind::DigestMismatch`] if the registry says it keeps other bytes than it was given. What else it refuses is
+    /// left to who writes the tags one by one.
+    pub async fn put_manifest_under_tags(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        bytes: &Bytes,
+        tags: &[&str],
+    ) -> Result<Vec<String>, Error> {
+        let host = self.client().host(repository.host());
+        if tags.len() < 2 || !host.may_take_several_tags() {
+            return Ok(Vec::new());
+        }
+        let reference = repository.with_digest(&descriptor.digest);
+        let mut written = Vec::new();
+        for tags in tags.chunks(MOST_TAGS) {
+            let mut request = self.put_request(&reference, &descriptor.media_type, bytes)?;
+            request.url.query_pairs_mut().extend_pairs(tags.iter().map(|tag| ("tag", tag)));
+            let Ok(response) = self.send(&request).await else { break };
+            check_kept(&request.operation, &descriptor.digest, response.headers())?;
+            let confirmed =
+                response.headers().get_all(OCI_TAG).iter().filter_map(|value| value.to_str().ok());
+            written.extend(confirmed.flat_map(|names| names.split(',')).map(|name| name.trim().to_owned()));
+        }
+        host.takes_several_tags(!written.is_empty());
+        Ok(written)
     }
 
     fn manifest_request<'a>(

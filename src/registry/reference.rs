@@ -1,6 +1,7 @@
 //! The names of repositories and of what is in them.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,8 +10,15 @@ use super::digest::Digest;
 
 /// The registry that a name without a host means.
 const DOCKER_HUB: &str = "docker.io";
+/// Takes the place of an IPv6 address in what oci-client parses.
+const STAND_IN: &str = "ipv6.invalid";
 /// Where Docker Hub's registry API is.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
+
+/// The host that serves a registry's API.
+pub(crate) fn api_host(registry: &str) -> &str {
+    if registry == DOCKER_HUB { DOCKER_HUB_API } else { registry }
+}
 
 /// A registry and the path of a repository in it, without tag or digest.
 ///
@@ -51,7 +59,7 @@ impl Repository {
 
     /// The host and port that serve the registry's API: the registry's own, or `registry-1.docker.io`.
     pub fn host(&self) -> &str {
-        if self.registry == DOCKER_HUB { DOCKER_HUB_API } else { &self.registry }
+        api_host(&self.registry)
     }
 
     /// The manifest under `tag` in this repository.
@@ -85,6 +93,11 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// The same manifest in another repository.
+    pub(crate) fn in_repository(&self, repository: &Repository) -> Self {
+        Self { repository: repository.clone(), ..self.clone() }
+    }
+
     /// What `/manifests/` is asked for: the digest, which a tag beside it cannot change, or the tag.
     pub(crate) fn identifier(&self) -> &str {
         match (&self.digest, &self.tag) {
@@ -102,7 +115,7 @@ impl FromStr for Repository {
         let what = "a repository";
         // With a tag appended, anything that already has a tag or a digest stops being a reference.
         match parse(&format!("{text}:latest"), what) {
-            Ok(reference) => Ok(Self::of(&reference)),
+            Ok((repository, _)) => Ok(repository),
             Err(_) if parse(text, what).is_ok() => {
                 let reason = "it has a tag or a digest; write registry/path alone".to_owned();
                 Err(ParseReferenceError { text: text.to_owned(), what, reason })
@@ -112,32 +125,48 @@ impl FromStr for Repository {
     }
 }
 
-impl Repository {
-    fn of(reference: &oci_client::Reference) -> Self {
-        Self { registry: reference.registry().to_ascii_lowercase(), path: reference.repository().to_owned() }
-    }
-}
-
 impl FromStr for Reference {
     type Err = ParseReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let what = "an image reference";
-        let reference = parse(text, what)?;
+        let (repository, reference) = parse(text, what)?;
         let digest =
             reference.digest().map(str::parse).transpose().map_err(|error: super::ParseDigestError| {
                 ParseReferenceError { text: text.to_owned(), what, reason: error.to_string() }
             })?;
-        Ok(Self { repository: Repository::of(&reference), tag: reference.tag().map(str::to_owned), digest })
+        Ok(Self { repository, tag: reference.tag().map(str::to_owned), digest })
     }
 }
 
-fn parse(text: &str, what: &'static str) -> Result<oci_client::Reference, ParseReferenceError> {
-    text.parse().map_err(|error: oci_client::ParseError| ParseReferenceError {
-        text: text.to_owned(),
-        what,
-        reason: error.to_string(),
-    })
+fn parse(text: &str, what: &'static str) -> Result<(Repository, oci_client::Reference), ParseReferenceError> {
+    let fail = |reason: String| ParseReferenceError { text: text.to_owned(), what, reason };
+    let address = split_address(text).map_err(|reason| fail(reason.to_owned()))?;
+    let stand_in = address.as_ref().map(|(_, rest)| format!("{STAND_IN}/{rest}"));
+    let reference: oci_client::Reference = stand_in
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|error: oci_client::ParseError| fail(error.to_string()))?;
+    let registry = match address {
+        Some((host, _)) => host,
+        None => reference.registry().to_ascii_lowercase(),
+    };
+    Ok((Repository { registry, path: reference.repository().to_owned() }, reference))
+}
+
+/// The host and the rest of a text that begins with an IPv6 address, `[::1]:5000/web`: oci-client knows none.
+fn split_address(text: &str) -> Result<Option<(String, &str)>, &'static str> {
+    let Some(bracketed) = text.strip_prefix('[') else { return Ok(None) };
+    let (address, rest) = bracketed.split_once(']').ok_or("the ] after the IPv6 address is missing")?;
+    let address: Ipv6Addr = address.parse().map_err(|_| "what is in [ ] is no IPv6 address")?;
+    let (port, rest) = rest.split_once('/').ok_or("the path after the registry is missing")?;
+    let port = match port.strip_prefix(':').map(str::parse::<u16>) {
+        Some(Ok(port)) => format!(":{port}"),
+        None if port.is_empty() => String::new(),
+        _ => return Err("what follows the IPv6 address is no port"),
+    };
+    Ok(Some((format!("[{address}]{port}"), rest)))
 }
 
 /// OCI distribution spec, "Pulling manifests": `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
@@ -214,6 +243,28 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), whole, "{text}");
         }
+    }
+
+    #[test]
+    fn a_registry_may_be_an_ipv6_address() {
+        for (text, whole) in [
+            ("[::1]:5000/web", "[::1]:5000/web:latest"),
+            ("[2001:DB8:0::1]/team/web:1", "[2001:db8::1]/team/web:1"),
+            (&format!("[::1]:5000/web:1@{DIGEST}"), &format!("[::1]:5000/web:1@{DIGEST}")),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.to_string(), whole, "{text}");
+            assert_eq!(whole.parse::<Reference>().unwrap(), reference, "{text}");
+        }
+        assert_eq!("[::1]:5000/web".parse::<Repository>().unwrap().registry(), "[::1]:5000");
+        for text in
+            ["[::1]", "[::1", "[::1]:5000", "[::1]x/web", "[::1]:99999/web", "[web]/web", "[::1]:5000/Web"]
+        {
+            assert!(text.parse::<Repository>().is_err(), "{text}");
+            assert!(text.parse::<Reference>().unwrap_err().to_string().contains(text), "{text}");
+        }
+        let error = "[::1]:5000/web:1".parse::<Repository>().unwrap_err().to_string();
+        assert!(error.ends_with("write registry/path alone"), "{error}");
     }
 
     #[test]

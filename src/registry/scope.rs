@@ -40,6 +40,11 @@ impl Scopes {
         self
     }
 
+    /// These scopes and those of `others`.
+    pub(crate) fn and_all(self, others: &Self) -> Self {
+        others.texts().fold(self, |scopes, text| scopes.and(&text))
+    }
+
     /// Each scope as its own text.
     pub(crate) fn texts(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|Scope { resource, actions }| {

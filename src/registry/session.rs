@@ -1,6 +1,6 @@
 //! Requests on behalf of one keyring: authorised, tried again, their failures explained.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,9 +17,13 @@ use super::credentials::{Credential, Keyring};
 use super::descriptor::Descriptor;
 use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
+use super::retry::Retry;
 use super::scope::Scopes;
 use super::token::{Token, TokenAnswer, TokenKey};
 use super::transport::{Client, Message, SMALL_ANSWER};
+
+/// For how many repositories that may be mounted from a token is asked for at once; servers limit what they read.
+const MOST_FORESEEN: usize = 8;
 
 /// Speaks to registries with the credentials of one keyring. Make a new one when a Secret has changed.
 /// Cheap to clone.
@@ -29,6 +33,9 @@ pub struct Session {
     keyring: Arc<Keyring>,
     /// Which of several matching credentials was good for what.
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
+    /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
+    foreseen: Arc<HashMap<Repository, Scopes>>,
+    retry: Retry,
     observer: Arc<dyn Observer>,
 }
 
@@ -105,12 +112,45 @@ struct Authorization {
 
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
-        Self { client, keyring, good: Arc::default(), observer: Arc::new(()) }
+        let retry = client.retry().clone();
+        let (good, foreseen) = Default::default();
+        Self { client, keyring, good, foreseen, retry, observer: Arc::new(()) }
+    }
+
+    /// The same session for what may fail.
+    pub(crate) fn without_retries(&self) -> Self {
+        Self { retry: Retry { attempts: 1, ..self.retry.clone() }, ..self.clone() }
     }
 
     /// The same session, with `observer` told of every blob that it moves.
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer, ..self }
+    }
+
+    /// The same session, about to write to `targets` what it reads from `sources`: what they have is not asked of
+    /// mirrors, and the first token of a target allows pushing and mounting as well, so that none has to be asked for
+    /// half-way.
+    pub fn writing_to<'a>(
+        &self,
+        targets: impl IntoIterator<Item = &'a Repository>,
+        sources: impl IntoIterator<Item = &'a Repository>,
+    ) -> Self {
+        let sources: BTreeSet<&Repository> = sources.into_iter().collect();
+        let mut foreseen = HashMap::clone(&self.foreseen);
+        for target in targets {
+            let mountable =
+                |source: &&&Repository| source.registry() == target.registry() && **source != target;
+            let mounts = sources.iter().filter(mountable).take(MOST_FORESEEN);
+            let scopes = foreseen.remove(target).unwrap_or_else(|| Scopes::push(target));
+            let scopes = mounts.fold(scopes, |scopes, source| scopes.and_all(&Scopes::pull(source)));
+            foreseen.insert(target.clone(), scopes);
+        }
+        Self { foreseen: Arc::new(foreseen), ..self.clone() }
+    }
+
+    /// Whether this session is about to write to the repository.
+    pub(crate) fn writes_to(&self, repository: &Repository) -> bool {
+        self.foreseen.contains_key(repository)
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -135,7 +175,7 @@ impl Session {
 
     /// Sends until there is a success or a lasting failure.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
-        self.client.retry().run(|| self.attempt(request)).await
+        self.retry.run(|| self.attempt(request)).await
     }
 
     /// As [`send`](Self::send), and reads the body of at most `limit` bytes; one that breaks off is asked for again.
@@ -145,7 +185,7 @@ impl Session {
             let headers = response.headers().clone();
             Ok((headers, self.client.read(&request.operation, response, limit).await?))
         };
-        self.client.retry().run(attempt).await
+        self.retry.run(attempt).await
     }
 
     /// Sends once with each matching credential until one is good. Never anonymously when there are any.
@@ -194,7 +234,15 @@ impl Session {
         };
         let response = self.send_as(request, authorization.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != registry {
-            return self.client.success(&request.operation, response).await;
+            let result = self.client.success(&request.operation, response).await;
+            return match (result, authorization.and_then(|authorization| authorization.token)) {
+                // Public ECR answers 400 to a token that has ended.
+                (Err(error), Some((key, token))) if error.is_about_an_ended_token() => {
+                    self.client.tokens().forget(&key, &token).await;
+                    self.renew(request, credential, error).await
+                }
+                (result, _) => result,
+            };
         }
         if let Some((key, token)) =
             authorization.as_ref().and_then(|authorization| authorization.token.as_ref())
@@ -223,6 +271,24 @@ impl Session {
         self.client.success(&request.operation, response).await
     }
 
+    /// Sends once more with a new token, after `error` told that the token has ended.
+    async fn renew(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+        error: Error,
+    ) -> Result<Response, Error> {
+        if !request.content.is_repeatable() {
+            return Err(error.worth_retrying());
+        }
+        let Some(challenge) = self.client.host(request.repository.host()).challenge() else {
+            return Err(error);
+        };
+        let renewed = self.authorize(request, credential, &challenge).await?;
+        let response = self.send_as(request, renewed.as_ref()).await?;
+        self.client.success(&request.operation, response).await
+    }
+
     async fn send_as(
         &self,
         request: &Request<'_>,
@@ -237,6 +303,13 @@ impl Session {
             progress: request.content.progress(),
         };
         self.client.send(&request.operation, message).await
+    }
+
+    fn scopes(&self, request: &Request<'_>) -> Scopes {
+        match self.foreseen.get(request.repository) {
+            Some(foreseen) => foreseen.clone().and_all(&request.scopes),
+            None => request.scopes.clone(),
+        }
     }
 
     /// The answer to a challenge; none if it wants a credential and there is none.
@@ -263,7 +336,7 @@ impl Session {
                     realm: realm.clone(),
                     service: service.clone(),
                     identity: credential.map(Credential::identity),
-                    scopes: request.scopes.clone().and(scope.as_deref().unwrap_or_default()),
+                    scopes: self.scopes(request).and(scope.as_deref().unwrap_or_default()),
                 };
                 let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
                 Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))

@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 use super::challenge::Challenge;
 use super::credentials::Keyring;
 use super::error::{Error, Kind, Operation};
-use super::host::{HostPattern, is_loopback};
 use super::host_state::HostState;
+use super::http::HttpClients;
 use super::retry::Retry;
 use super::session::Session;
+use super::settings::Settings;
 use super::single_flight::SingleFlight;
 use super::token::TokenCache;
 
@@ -30,46 +31,12 @@ const MOST_SENDERS: usize = 8;
 /// How many hosts are remembered.
 const MOST_HOSTS: usize = 1024;
 
-/// How registries are reached: the operator's settings, the same for every resource.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Registries that speak plain HTTP, as `host[:port]` with `*` within a label. Loopback hosts always do.
-    pub plain_http: Vec<String>,
-    /// Certificates of private authorities, PEM, beside the system's.
-    pub root_certificates: Vec<Vec<u8>>,
-    /// The `User-Agent` header.
-    pub user_agent: String,
-    /// The longest time to connect.
-    pub connect_timeout: Duration,
-    /// The longest time without a byte of an answer.
-    pub read_timeout: Duration,
-    /// The longest time that an upload stands still, and that the registry then takes to store a blob.
-    pub upload_timeout: Duration,
-    /// When requests are tried again.
-    pub retry: Retry,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            plain_http: Vec::new(),
-            root_certificates: Vec::new(),
-            user_agent: concat!("multiarch-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
-            connect_timeout: Duration::from_secs(10),
-            read_timeout: Duration::from_secs(30),
-            upload_timeout: Duration::from_secs(300),
-            retry: Retry::default(),
-        }
-    }
-}
-
 /// Connections, tokens and counts, shared by all sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
 struct Shared {
-    http: reqwest::Client,
-    plain_http: Vec<HostPattern>,
+    http: HttpClients,
     read_timeout: Duration,
     upload_timeout: Duration,
     retry: Retry,
@@ -92,28 +59,26 @@ pub(crate) struct Message {
     pub(crate) progress: Option<Arc<Notify>>,
 }
 
+impl Message {
+    /// A question that says nothing of who asks.
+    pub(crate) fn get(url: Url) -> Self {
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        Self { method, url, headers, authorization: None, body: None, progress: None }
+    }
+}
+
 impl Client {
-    /// Sets up the connections; none is made yet.
+    /// Remembers the settings; nothing is connected, and no certificate is read yet.
     ///
     /// # Errors
-    /// If a certificate or the user agent cannot be used.
+    /// If the user agent cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
-        let operation = Operation::new("registry client", "setting up");
-        let unusable = |what: &str| operation.error(Kind::Unsupported, format!("{what} cannot be used"));
-        let mut builder = reqwest::Client::builder()
-            .user_agent(&settings.user_agent)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout);
-        for pem in &settings.root_certificates {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem);
-            for certificate in certificates.map_err(|_| unusable("a root certificate"))? {
-                builder = builder.add_root_certificate(certificate);
-            }
+        if HeaderValue::from_str(&settings.user_agent).is_err() {
+            let operation = Operation::new("registry client", "setting up");
+            return Err(operation.error(Kind::Unsupported, "the user agent is no header value"));
         }
-        let http = builder.build().map_err(|_| unusable("the TLS settings or the user agent"))?;
         Ok(Self(Arc::new(Shared {
-            http,
-            plain_http: settings.plain_http.iter().map(|pattern| HostPattern::new(pattern)).collect(),
+            http: HttpClients::new(settings),
             read_timeout: settings.read_timeout,
             upload_timeout: settings.upload_timeout,
             retry: settings.retry.clone(),
@@ -150,7 +115,11 @@ impl Client {
 
     /// Whether `host` is spoken to without TLS.
     pub(crate) fn is_plain_http(&self, host: &str) -> bool {
-        is_loopback(host) || self.0.plain_http.iter().any(|pattern| pattern.matches(host))
+        self.0.http.is_plain_http(host)
+    }
+
+    pub(crate) fn http(&self) -> &HttpClients {
+        &self.0.http
     }
 
     /// Waits until fewer than [`MOST_SENDERS`] blobs are being sent. First come, first served.
@@ -165,7 +134,8 @@ impl Client {
             // What is in use stays; the rest can be learnt again.
             hosts.retain(|_, state| Arc::strong_count(state) > 1);
         }
-        Arc::clone(hosts.entry(host.to_owned()).or_default())
+        let unknown = || Arc::new(HostState::allowing(self.max_concurrent(host)));
+        Arc::clone(hosts.entry(host.to_owned()).or_insert_with(unknown))
     }
 
     /// Does what nobody waits for.
@@ -187,7 +157,8 @@ impl Client {
         let limit = if progress.is_some() { self.0.upload_timeout } else { self.0.read_timeout };
         let progress = progress.unwrap_or_default();
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.0.http.request(method.clone(), url.clone()).headers(headers.clone());
+            let http = self.0.http.for_url(&url)?;
+            let mut request = http.request(method.clone(), url.clone()).headers(headers.clone());
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
@@ -395,11 +366,5 @@ mod tests {
         assert!(!leads("https://a.io/", "http://127.0.0.1/"));
         assert!(!leads("http://registry.local:5000/", "http://b.io/"));
         assert!(!leads("https://a.io/", "file:///etc/passwd"));
-    }
-
-    #[test]
-    fn a_certificate_that_is_none_is_an_error() {
-        let bad = b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec();
-        assert!(Client::new(&Settings { root_certificates: vec![bad], ..Settings::default() }).is_err());
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use multiarch::registry::{Descriptor, Digest, MediaType, Repository};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -44,11 +45,18 @@ enum Body {
     /// Announced longer than it is.
     CutOff(Vec<u8>),
     Endless,
+    /// Nothing at all until the client hangs up.
+    Never,
 }
 
 impl Answer {
     pub fn status(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Body::Whole(Vec::new()) }
+    }
+
+    /// No answer.
+    pub fn never() -> Self {
+        Self { status: 0, headers: Vec::new(), body: Body::Never }
     }
 
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -72,6 +80,9 @@ impl Answer {
     }
 
     async fn write(self, stream: &mut TcpStream, head: bool) -> std::io::Result<()> {
+        if let Body::Never = self.body {
+            return stream.read(&mut [0]).await.map(drop);
+        }
         let mut text = format!("HTTP/1.1 {} Told\r\nConnection: close\r\n", self.status);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
@@ -79,7 +90,7 @@ impl Answer {
         let (length, body) = match &self.body {
             Body::Whole(body) => (Some(body.len()), body.as_slice()),
             Body::CutOff(body) => (Some(body.len() + 1), body.as_slice()),
-            Body::Endless => (None, &[][..]),
+            Body::Endless | Body::Never => (None, &[][..]),
         };
         if let Some(length) = length {
             text += &format!("Content-Length: {length}\r\n");
@@ -131,6 +142,11 @@ impl FaultServer {
         Self { host, asked, task }
     }
 
+    /// A repository at this server.
+    pub fn repository(&self, path: &str) -> Repository {
+        format!("{}/{path}", self.host).parse().unwrap()
+    }
+
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
@@ -166,4 +182,31 @@ async fn read(stream: &mut TcpStream) -> Option<Asked> {
     let _ = reader.take(length).read_to_end(&mut body).await;
     let complete = body.len() as u64 == length;
     Some(Asked { method, target, headers, body, complete })
+}
+
+/// A blob that servers have.
+pub const BLOB: &[u8] = b"all the bytes of a layer";
+
+pub fn blob() -> Descriptor {
+    Descriptor::new(MediaType::new("x/y"), Digest::sha256(BLOB), BLOB.len() as u64)
+}
+
+/// A challenge that leads to `/token` of the server itself.
+pub fn bearer(asked: &Asked) -> Answer {
+    let host = &asked.headers["host"];
+    let challenge = format!(r#"Bearer realm="http://{host}/token",service="registry""#);
+    Answer::status(401).header("WWW-Authenticate", challenge)
+}
+
+/// A registry that has the blob in `team/base` and opens uploads in `team/web`.
+pub fn uploads(asked: &Asked, mount: fn() -> Answer) -> Answer {
+    let opened = || Answer::status(202).header("Location", "/upload?state=a%2Bb");
+    match (asked.method.as_str(), asked.target.as_str()) {
+        ("GET", target) if target.starts_with("/v2/team/base/blobs/") => Answer::status(200).body(BLOB),
+        ("POST", target) if target.contains("mount=") => mount(),
+        ("POST", _) => opened(),
+        ("PUT", _) if asked.complete => Answer::status(201),
+        ("DELETE", _) => Answer::status(204),
+        _ => Answer::status(404),
+    }
 }

@@ -1,0 +1,75 @@
+//! What all commands that speak to registries are told about them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::Error;
+use super::credentials::{self, AuthFiles};
+use crate::registry::{Client, RegistrySettings, Repository, Session, Settings};
+
+/// How registries are reached and who we are to them.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Registries")]
+pub struct RegistryArguments {
+    /// A file of registry settings (YAML): plain HTTP, certificates, mirrors.
+    #[arg(long, env = "MULTIARCH_REGISTRIES", value_name = "FILE")]
+    registries: Option<PathBuf>,
+    /// A registry (host or host:port) that speaks plain HTTP; may be given more than once.
+    #[arg(long = "plain-http", env = "MULTIARCH_PLAIN_HTTP", value_delimiter = ',', value_name = "HOST")]
+    plain_http: Vec<String>,
+    /// Let the registries named in the command speak TLS without verification, or plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    /// Credentials from this file first, of the form of ~/.docker/config.json.
+    #[arg(long, env = "REGISTRY_AUTH_FILE", value_name = "FILE")]
+    auth_file: Option<PathBuf>,
+    /// Who to be at the target's registry.
+    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    username: Option<String>,
+    /// Read the password that goes with --username from standard input.
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+}
+
+impl RegistryArguments {
+    /// A client with these settings. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the file of settings cannot be used.
+    pub fn client(&self) -> Result<Client, Error> {
+        let registries = match &self.registries {
+            Some(file) => RegistrySettings::read_file(file)?,
+            None => Vec::new(),
+        };
+        let plain_http = self.plain_http.clone();
+        Ok(Client::new(&Settings { registries, plain_http, ..Settings::default() })?)
+    }
+
+    /// A session with the credentials for these repositories, all that the command talks to. `--username` is for the
+    /// registry of the first, and nothing else is tried there. Reads standard input if the password is to come from it.
+    ///
+    /// # Errors
+    /// When credentials cannot be read, a credential helper fails, or a registry does not answer at all and is to be
+    /// asked how it wants to be spoken to (`--insecure`).
+    pub async fn session(&self, client: &Client, repositories: &[&Repository]) -> Result<Session, Error> {
+        if self.insecure {
+            let hosts: BTreeMap<&str, &Repository> =
+                repositories.iter().map(|repository| (repository.registry(), *repository)).collect();
+            for repository in hosts.into_values() {
+                client.allow_insecure(repository).await?;
+            }
+        }
+        let copies: Vec<Repository> =
+            repositories.iter().flat_map(|repository| client.mirrors(repository)).collect();
+        let mut files = AuthFiles::from_environment(self.auth_file.as_deref());
+        if let (Some(username), Some(target)) = (&self.username, repositories.first()) {
+            files = files.with_password(target, username, &credentials::password_from_stdin()?);
+        }
+        let all: Vec<&Repository> = repositories.iter().copied().chain(&copies).collect();
+        let keyring = credentials::keyring(&files, &all).await?;
+        Ok(client.session(Arc::new(keyring)))
+    }
+}

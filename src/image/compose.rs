@@ -1,0 +1,264 @@
+//! Images of many places as one index in one or more repositories, in as few round trips as there can be.
+//!
+//! ```text
+//! find the images  ─┬─▶ read their configs ─┬─▶ write their manifests ─▶ write the tags
+//! read the tags    ─┘   mount their blobs   ┘
+//! ```
+
+use std::collections::{BTreeMap, HashSet};
+
+use futures::future::try_join_all;
+
+use super::find::{Found, find, find_all};
+use super::index::{AssembleError, AssembledIndex, Format};
+use super::publish::{PublishError, TagChange, TagPolicy, Tags};
+use super::resolve::{PlatformCheck, ResolveError, ResolvedImage, verify};
+use crate::platform::Platform;
+use crate::registry::{Copied, Descriptor, Error, Kind, Manifest, Reference, Repository, Session, Transfer};
+
+/// What an index is made of and where it goes.
+#[derive(Debug, Clone, Default)]
+pub struct Composition {
+    /// An index whose images are kept unless `sources` have another for their platform. None there is none kept.
+    pub base: Option<Reference>,
+    /// The images, in the order of the index.
+    pub sources: Vec<Source>,
+    /// The format of the index; unset, a Docker list only if every image is Docker's own.
+    pub format: Option<Format>,
+    /// Annotations of the index.
+    pub annotations: BTreeMap<String, String>,
+    /// What is done about an image whose config names another platform than the declared one.
+    pub check: PlatformCheck,
+    /// Where the index goes. The first is published first; the others get the same.
+    pub targets: Vec<Target>,
+    /// What is done about tags with other content.
+    pub policy: TagPolicy,
+}
+
+/// A repository and the tags of the index in it; without tags it is there by its digest only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The repository.
+    pub repository: Repository,
+    /// The tags.
+    pub tags: Vec<String>,
+}
+
+/// Where images of the index come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// An image or an index.
+    pub reference: Reference,
+    /// The platform to take; none for all that there are.
+    pub platform: Option<Platform>,
+    /// What the index says of them beyond what is known.
+    pub edits: DescriptorEdits,
+}
+
+/// Changes to the entry of an image in the index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DescriptorEdits {
+    /// The variant, as it is to be written.
+    pub variant: Option<String>,
+    /// The version of the operating system.
+    pub os_version: Option<String>,
+    /// What the operating system must have.
+    pub os_features: Option<Vec<String>>,
+    /// Annotations to be added or replaced.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An index and the images in it, verified; nothing is published yet.
+#[derive(Debug, Clone)]
+pub struct Composed {
+    /// The index.
+    pub index: AssembledIndex,
+    /// Its images, in its order.
+    pub images: Vec<ResolvedImage>,
+    /// What people should know, though all is well.
+    pub warnings: Vec<String>,
+}
+
+/// A composition that was published.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// What was published.
+    pub composed: Composed,
+    /// What it took to bring the images to the targets.
+    pub copied: Copied,
+    /// What became of each tag, or of the digest where there are no tags.
+    pub tags: Vec<(Reference, TagChange)>,
+}
+
+/// Why there is no such index.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ComposeError {
+    /// An image was not found, or is not what it should be.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The images make no index.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// The index is not under all its tags.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl From<Error> for ComposeError {
+    fn from(error: Error) -> Self {
+        Self::Resolve(error.into())
+    }
+}
+
+impl DescriptorEdits {
+    fn apply(&self, descriptor: &mut Descriptor) {
+        let platform = descriptor.platform.get_or_insert_default();
+        if let Some(variant) = &self.variant {
+            platform.variant = Some(variant.clone()).filter(|variant| !variant.is_empty());
+        }
+        if let Some(version) = &self.os_version {
+            platform.os_version = Some(version.clone()).filter(|version| !version.is_empty());
+        }
+        if let Some(features) = &self.os_features {
+            platform.os_features.clone_from(features);
+        }
+        descriptor.annotations.extend(self.annotations.clone());
+    }
+}
+
+/// What [`publish_composition`] would publish. Only reads.
+///
+/// # Errors
+/// See [`ComposeError`].
+pub async fn compose(session: &Session, composition: &Composition) -> Result<Composed, ComposeError> {
+    let found = find_sources(session, composition).await?;
+    assemble(composition, verify_all(session, composition, found).await?)
+}
+
+/// Finds and verifies the images, brings them to the targets, assembles the index and publishes it: images before the
+/// index, tags last. Tags that hold the index already are not written; where a tag must not be moved, nothing is.
+///
+/// Within a registry that mounts, this takes three round trips for images of the target's own repository and four for
+/// others, beside authentication and one for a source that is an index.
+///
+/// # Errors
+/// See [`ComposeError`].
+pub async fn publish_composition(
+    session: &Session,
+    composition: &Composition,
+) -> Result<Publication, ComposeError> {
+    let targets = &composition.targets;
+    let session = &session.writing_to(
+        targets.iter().map(|target| &target.repository),
+        composition.sources.iter().map(|source| source.reference.repository()),
+    );
+    let tags = targets.iter().map(|target| Tags::read(session, &target.repository, &target.tags));
+    let (found, tags) =
+        futures::try_join!(find_sources(session, composition), async { Ok(try_join_all(tags).await?) })?;
+    let images: Vec<(Repository, Manifest)> = found.iter().flat_map(|(_, found)| found.manifests()).collect();
+    let transfers = tags.iter().map(|tags| begin(session, tags, &images));
+    let (images, transfers) =
+        futures::try_join!(verify_all(session, composition, found), try_join_all(transfers))?;
+    let composed = assemble(composition, images)?;
+    let digest = &composed.index.descriptor.digest;
+    for tags in &tags {
+        tags.check(composition.policy, digest)?;
+    }
+    let finished = transfers.into_iter().zip(&tags).map(|(transfer, tags)| async move {
+        // An index that is there has its images.
+        if tags.all_hold(digest) { Ok(Copied::default()) } else { transfer.finish().await }
+    });
+    let copied = try_join_all(finished).await?.into_iter().fold(Copied::default(), Copied::plus);
+    let mut changes = Vec::new();
+    let mut tags = tags.into_iter();
+    if let Some(primary) = tags.next() {
+        changes.extend(primary.write(session, &composed.index).await?);
+    }
+    let others = tags.map(|tags| tags.write(session, &composed.index));
+    changes.extend(try_join_all(others).await?.into_iter().flatten());
+    Ok(Publication { composed, copied, tags: changes })
+}
+
+async fn begin(
+    session: &Session,
+    tags: &Tags,
+    images: &[(Repository, Manifest)],
+) -> Result<Transfer, ComposeError> {
+    let target = tags.repository();
+    // What was just read from the target need not be brought there.
+    let elsewhere = images.iter().filter(|(repository, _)| repository != target);
+    let elsewhere: Vec<(&Repository, &Manifest)> =
+        elsewhere.map(|(repository, manifest)| (repository, manifest)).collect();
+    Ok(session.begin_transfer(target, &elsewhere, |digest| tags.has_child(digest)).await?)
+}
+
+/// What was found, each with the edits of its source.
+async fn find_sources(
+    session: &Session,
+    composition: &Composition,
+) -> Result<Vec<(DescriptorEdits, Found)>, ComposeError> {
+    let base = async {
+        let Some(base) = &composition.base else { return Ok(Vec::new()) };
+        match find_all(session, base).await {
+            Err(ResolveError::Registry(error)) if error.kind() == Kind::NotFound => Ok(Vec::new()),
+            found => found,
+        }
+    };
+    let sources = composition.sources.iter().map(|source| async move {
+        let found = match &source.platform {
+            Some(platform) => vec![find(session, &source.reference, platform).await?],
+            None => find_all(session, &source.reference).await?,
+        };
+        Ok::<_, ResolveError>(found.into_iter().map(|found| (source.edits.clone(), found)))
+    });
+    let (base, sources) = futures::try_join!(base, try_join_all(sources))?;
+    let base = base.into_iter().map(|found| (DescriptorEdits::default(), found));
+    Ok(base.chain(sources.into_iter().flatten()).collect())
+}
+
+async fn verify_all(
+    session: &Session,
+    composition: &Composition,
+    found: Vec<(DescriptorEdits, Found)>,
+) -> Result<Vec<ResolvedImage>, ComposeError> {
+    let verified = found.into_iter().map(|(edits, found)| async move {
+        let mut image = verify(session, found, composition.check).await?;
+        edits.apply(&mut image.image.descriptor);
+        Ok::<_, ComposeError>(image)
+    });
+    try_join_all(verified).await
+}
+
+fn assemble(composition: &Composition, images: Vec<ResolvedImage>) -> Result<Composed, ComposeError> {
+    let images = match composition.base {
+        Some(_) => amended(images),
+        None => without_repetitions(images),
+    };
+    let entries: Vec<Descriptor> = images.iter().flat_map(ResolvedImage::descriptors).cloned().collect();
+    let index = AssembledIndex::assemble(composition.format, &composition.annotations, &entries)?;
+    let warnings = images.iter().flat_map(|image| &image.warnings).chain(&index.warnings).cloned().collect();
+    Ok(Composed { index, images, warnings })
+}
+
+/// An image that two sources name is one.
+fn without_repetitions(mut images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
+    let mut seen = HashSet::new();
+    images.retain(|image| {
+        let descriptor = &image.image.descriptor;
+        seen.insert((descriptor.digest.clone(), descriptor.platform.clone()))
+    });
+    images
+}
+
+/// The last image of a platform takes the place of the first.
+fn amended(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
+    let mut kept: Vec<ResolvedImage> = Vec::new();
+    for image in images {
+        let platform = &image.image.descriptor.platform;
+        match kept.iter_mut().find(|other| other.image.descriptor.platform == *platform) {
+            Some(other) => *other = image,
+            None => kept.push(image),
+        }
+    }
+    kept
+}

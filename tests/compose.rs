@@ -1,0 +1,215 @@
+//! Images of many places become one index, against a real registry.
+
+#[path = "support/registry.rs"]
+mod support;
+
+use std::sync::Arc;
+
+use multiarch::image::{
+    ComposeError, Composition, DescriptorEdits, Index, Publication, PublishError, Source, TagChange,
+    TagPolicy, Target, compose, publish_composition,
+};
+use multiarch::registry::{Client, Copied, Descriptor, Keyring, Kind, Reference, Session};
+use serde_json::json;
+use support::{Registry, client, index};
+
+const PLATFORMS: [&str; 3] = ["linux/amd64", "linux/arm64", "linux/s390x"];
+
+fn reference(registry: &Registry, rest: &str) -> Reference {
+    format!("{}/{rest}", registry.host).parse().unwrap()
+}
+
+fn source(registry: &Registry, rest: &str) -> Source {
+    Source { reference: reference(registry, rest), platform: None, edits: DescriptorEdits::default() }
+}
+
+fn target(registry: &Registry, path: &str, tags: &[&str]) -> Target {
+    Target { repository: registry.repository(path), tags: tags.iter().map(|&tag| tag.to_owned()).collect() }
+}
+
+/// One image a platform in `path`, under `1-<slug>`, and the sources that name them.
+async fn push_platforms(registry: &Registry, path: &str) -> Vec<Source> {
+    let mut sources = Vec::new();
+    for platform in PLATFORMS {
+        let tag = format!("1-{}", platform.replace('/', "-"));
+        registry.push_image(path, &tag, platform).await;
+        sources.push(source(registry, &format!("{path}:{tag}")));
+    }
+    sources
+}
+
+/// A client of its own for each publication, so that nothing is known before.
+async fn published(registry: &Registry, composition: &Composition) -> (Publication, u64) {
+    let client = client();
+    let session = client.session(Arc::new(registry.keyring()));
+    let publication = publish_composition(&session, composition).await.unwrap();
+    (publication, client.requests())
+}
+
+async fn entries(session: &Session, reference: &Reference) -> Vec<Descriptor> {
+    let bytes = session.get_manifest(reference).await.unwrap().bytes;
+    serde_json::from_slice::<Index>(&bytes).unwrap().manifests
+}
+
+#[tokio::test]
+async fn images_of_the_same_repository_are_read_and_the_index_is_written() {
+    let registry = Registry::anonymous();
+    let sources = push_platforms(&registry, "team/web").await;
+    let targets = vec![target(&registry, "team/web", &["1", "latest"])];
+    let composition = Composition { sources, targets, ..Composition::default() };
+
+    let (publication, requests) = published(&registry, &composition).await;
+    assert_eq!(requests, 3 + 3 + 2 + 2, "manifests, configs, two tags looked at and written");
+    assert!(publication.tags.iter().all(|(_, change)| *change == TagChange::Created));
+    let listed = entries(&registry.session(), &reference(&registry, "team/web:latest")).await;
+    let platforms: Vec<String> =
+        listed.iter().map(|entry| entry.runnable_platform().unwrap().to_string()).collect();
+    assert_eq!(platforms, PLATFORMS, "in the order of the sources");
+
+    let (again, requests) = published(&registry, &composition).await;
+    assert_eq!(requests, 3 + 3 + 2, "nothing is written");
+    assert!(again.tags.iter().all(|(_, change)| *change == TagChange::Unchanged));
+    assert_eq!(again.composed.index, publication.composed.index);
+}
+
+#[tokio::test]
+async fn images_of_another_repository_are_mounted_and_only_looked_for_the_second_time() {
+    let registry = Registry::anonymous();
+    let sources = push_platforms(&registry, "team/base").await;
+    let targets = vec![target(&registry, "team/web", &["1"])];
+    let composition = Composition { sources, targets, ..Composition::default() };
+
+    let (publication, requests) = published(&registry, &composition).await;
+    let blobs = publication.copied.mounted;
+    assert_eq!(publication.copied, Copied { mounted: blobs, ..Copied::default() });
+    assert_eq!(requests as usize, 3 + 1 + 3 + blobs + 3 + 1, "no request that a round trip does not need");
+    let (again, requests) = published(&registry, &composition).await;
+    assert_eq!((requests, again.copied.mounted), (3 + 1 + 3 + 3, 0));
+    assert_eq!(again.tags[0].1, TagChange::Unchanged);
+}
+
+#[tokio::test]
+async fn an_index_goes_to_several_registries_with_the_same_digest() {
+    let (from, to) = (Registry::anonymous(), Registry::anonymous());
+    let sources = push_platforms(&from, "team/web").await;
+    let targets = vec![target(&from, "team/web", &["1"]), target(&to, "mirror/web", &["1", "1.4"])];
+    let (publication, _) =
+        published(&from, &Composition { sources, targets, ..Composition::default() }).await;
+
+    let names: Vec<String> = publication.tags.iter().map(|(tag, _)| tag.to_string()).collect();
+    assert_eq!(names[0], format!("{}/team/web:1", from.host), "the first target first");
+    for (tag, _) in &publication.tags {
+        let found = to.session().get_manifest(tag).await.unwrap();
+        assert_eq!(found.bytes, publication.composed.index.bytes);
+    }
+    // Layers that platforms share go once.
+    assert!(publication.copied.uploaded >= 4, "{:?}", publication.copied);
+}
+
+#[tokio::test]
+async fn all_images_of_an_index_are_taken_with_their_windows_versions() {
+    let registry = Registry::anonymous();
+    let windows = |version: &str| json!({"platform": {"os": "windows", "architecture": "amd64", "os.version": version}});
+    let one = registry.push_image("team/web", "", "windows/amd64").await;
+    let config = json!({"os": "windows", "architecture": "amd64", "x": 2});
+    let two = registry.push_image_of("team/web", "", &config, &["two".to_owned()]).await;
+    let content = index(&[(&one, windows("10.0.17763.1")), (&two, windows("10.0.20348.1"))]);
+    registry.push_manifest("team/web", "windows", &content).await;
+    registry.push_image("team/web", "linux", "linux/amd64").await;
+
+    let sources = vec![source(&registry, "team/web:windows"), source(&registry, "team/web:linux")];
+    let targets = vec![target(&registry, "team/web", &["1"])];
+    published(&registry, &Composition { sources, targets, ..Composition::default() }).await;
+    let listed = entries(&registry.session(), &reference(&registry, "team/web:1")).await;
+    let versions: Vec<Option<String>> =
+        listed.into_iter().map(|entry| entry.platform.unwrap().os_version).collect();
+    assert_eq!(versions, [Some("10.0.17763.1".to_owned()), Some("10.0.20348.1".to_owned()), None]);
+}
+
+#[tokio::test]
+async fn an_index_is_amended_and_what_is_not_named_stays() {
+    let registry = Registry::anonymous();
+    let sources = push_platforms(&registry, "team/web").await;
+    let targets = vec![target(&registry, "team/web", &["1"])];
+    let base = Some(reference(&registry, "team/web:1"));
+    let first = Composition { base, sources: sources[..2].to_vec(), targets, ..Composition::default() };
+    published(&registry, &first).await;
+
+    let config = json!({"os": "linux", "architecture": "arm64", "x": 2});
+    let newer = registry.push_image_of("team/web", "newer", &config, &["newer".to_owned()]).await;
+    let sources = vec![source(&registry, "team/web:newer"), sources[2].clone()];
+    published(&registry, &Composition { sources, ..first }).await;
+    let listed = entries(&registry.session(), &reference(&registry, "team/web:1")).await;
+    let platforms: Vec<String> =
+        listed.iter().map(|entry| entry.runnable_platform().unwrap().to_string()).collect();
+    assert_eq!(platforms, PLATFORMS);
+    assert_eq!(listed[1].digest, newer.digest);
+}
+
+#[tokio::test]
+async fn an_image_named_twice_is_listed_once_and_two_for_one_platform_are_refused() {
+    let registry = Registry::anonymous();
+    let sources = push_platforms(&registry, "team/web").await;
+    let twice =
+        Composition { sources: vec![sources[0].clone(), sources[0].clone()], ..Composition::default() };
+    assert_eq!(compose(&registry.session(), &twice).await.unwrap().images.len(), 1);
+
+    let config = json!({"os": "linux", "architecture": "amd64", "x": 2});
+    registry.push_image_of("team/web", "other", &config, &["other".to_owned()]).await;
+    let sources = vec![sources[0].clone(), source(&registry, "team/web:other")];
+    let two = Composition { sources, ..Composition::default() };
+    let error = compose(&registry.session(), &two).await.unwrap_err();
+    assert_eq!(error.to_string(), "two images for linux/amd64");
+}
+
+#[tokio::test]
+async fn an_image_for_another_platform_keeps_everything_from_being_published() {
+    let registry = Registry::anonymous();
+    let mut sources = push_platforms(&registry, "team/base").await;
+    sources[1].platform = Some("linux/riscv64".parse().unwrap());
+    let targets = vec![target(&registry, "team/web", &["1"])];
+    let composition = Composition { sources, targets, ..Composition::default() };
+    let error = publish_composition(&registry.session(), &composition).await.unwrap_err();
+    assert!(error.to_string().contains("the image is for linux/arm64, not for linux/riscv64"), "{error}");
+    let found = registry.session().get_manifest(&reference(&registry, "team/web:1")).await;
+    assert_eq!(found.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn what_the_index_says_of_an_image_can_be_edited() {
+    let registry = Registry::anonymous();
+    let mut sources = push_platforms(&registry, "team/web").await;
+    sources[0].edits = DescriptorEdits {
+        os_version: Some("6.1".to_owned()),
+        os_features: Some(vec!["sse4".to_owned()]),
+        annotations: [("team".to_owned(), "web".to_owned())].into(),
+        ..DescriptorEdits::default()
+    };
+    let composed =
+        compose(&registry.session(), &Composition { sources, ..Composition::default() }).await.unwrap();
+    let entry = &composed.images[0].image.descriptor;
+    let platform = entry.platform.as_ref().unwrap();
+    assert_eq!(
+        (platform.os_version.as_deref(), platform.os_features.as_slice()),
+        (Some("6.1"), &["sse4".to_owned()][..])
+    );
+    assert_eq!(entry.annotations["team"], "web");
+}
+
+#[tokio::test]
+async fn a_tag_that_is_not_to_be_moved_is_told_before_a_byte_is_sent() {
+    let (from, to) = (Registry::anonymous(), Registry::anonymous());
+    let sources = push_platforms(&from, "team/web").await;
+    to.push_image("team/web", "1", "linux/amd64").await;
+    let targets = vec![target(&to, "team/web", &["1"])];
+    let composition = Composition { sources, targets, policy: TagPolicy::IfAbsent, ..Composition::default() };
+    let client: Client = client();
+    let error =
+        publish_composition(&client.session(Arc::new(Keyring::default())), &composition).await.unwrap_err();
+    assert!(matches!(error, ComposeError::Publish(PublishError::TagExists { .. })), "{error}");
+    assert_eq!(
+        client.requests(),
+        3 + 1 + 3 + 3,
+        "manifests, the tag, configs, and whether the images are there"
+    );
+}
