@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use multiarch::image::{AssembledIndex, Format, PlatformCheck, ResolvedImage, publish, resolve};
+use multiarch::image::{AssembledIndex, Format, PlatformCheck, ResolvedImage, TagPolicy, publish, resolve};
 use multiarch::registry::{
     Delivery, Descriptor, Digest, Kind, Manifest, MediaType, Reference, Repository, Session,
 };
@@ -59,7 +59,9 @@ async fn an_index_is_published_from_a_neighbour_and_again_without_change() {
         }
         let index = assembled(&images);
         for _ in 0..2 {
-            publish(&session, &target, &index, &["1.4.2", "1.4", "latest"]).await.unwrap();
+            publish(&session, &target, &index, &["1.4.2", "1.4", "latest"], TagPolicy::Overwrite)
+                .await
+                .unwrap();
         }
         for tag in ["1.4.2", "1.4", "latest"] {
             let tag = target.with_tag(tag).unwrap();
@@ -92,7 +94,7 @@ async fn images_of_every_make_make_one_index_at_every_other() {
         for image in &images {
             session.copy(&image.repository, &target, &image.image).await.unwrap();
         }
-        publish(&session, &target, &index, &["1"]).await.unwrap();
+        publish(&session, &target, &index, &["1"], TagPolicy::Overwrite).await.unwrap();
         for image in &images {
             let child = target.with_digest(&image.image.descriptor.digest);
             assert_eq!(bytes_of(&session, &child).await, image.image.bytes, "{make:?}");

@@ -4,8 +4,10 @@
 //! [`publish_composition`]
 
 mod compose;
+mod edit;
 mod find;
 mod index;
+pub mod inspect;
 mod manifest;
 mod publish;
 mod referrers;
@@ -15,6 +17,7 @@ pub use compose::{
     ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,
     publish_composition,
 };
+pub use edit::{EditError, EditableIndex, Edits};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};

@@ -116,6 +116,19 @@ impl Registry {
         client().session(Arc::new(self.keyring()))
     }
 
+    /// The file in which the registry keeps a blob or a manifest.
+    pub fn file_of(&self, digest: &Digest) -> PathBuf {
+        let (prefix, hex) = (&digest.hex()[..2], digest.hex());
+        self.directory.join(format!("data/docker/registry/v2/blobs/sha256/{prefix}/{hex}/data"))
+    }
+
+    /// Deletes a manifest without the code under test.
+    pub async fn delete_manifest(&self, path: &str, digest: &Digest) {
+        let url = format!("http://{}/v2/{path}/manifests/{digest}", self.host);
+        let deleted = self.authorised(reqwest::Client::new().delete(url)).send().await.unwrap();
+        assert_eq!(deleted.status(), 202);
+    }
+
     /// Pushes without the code under test.
     pub async fn push_blob(&self, path: &str, bytes: &[u8]) -> Digest {
         let digest = Digest::sha256(bytes);
