@@ -105,7 +105,7 @@ impl Copy<'_> {
             for (listed, result) in next.into_iter().zip(copies) {
                 match result {
                     Ok(copied) => {
-                        followed.copied = sum(followed.copied, copied);
+                        followed.copied = followed.copied.plus(copied);
                         followed.referrers.push(listed.digest.clone());
                         subjects.push(listed.digest);
                     }
@@ -169,7 +169,7 @@ impl Copy<'_> {
         let mut copied = Copied::default();
         for entry in index.manifests {
             let child = self.session.get_manifest(&self.source.with_digest(&entry.digest)).await?;
-            copied = sum(copied, self.session.copy(self.source, self.target, &child).await?);
+            copied = copied.plus(self.session.copy(self.source, self.target, &child).await?);
         }
         Ok(copied)
     }
@@ -192,7 +192,7 @@ impl Copy<'_> {
                     continue;
                 }
                 _ => {
-                    followed.copied = sum(followed.copied, self.manifest(&found).await?);
+                    followed.copied = followed.copied.plus(self.manifest(&found).await?);
                     self.session.put_manifest(&to, &found.descriptor.media_type, &found.bytes).await?;
                 }
             }
@@ -220,14 +220,5 @@ fn holds(new: &Manifest, old: &Manifest) -> bool {
     match (layers(new), layers(old)) {
         (Some(new), Some(old)) => old.iter().all(|layer| new.contains(layer)),
         _ => false,
-    }
-}
-
-fn sum(one: Copied, other: Copied) -> Copied {
-    Copied {
-        bytes: one.bytes + other.bytes,
-        mounted: one.mounted + other.mounted,
-        uploaded: one.uploaded + other.uploaded,
-        present: one.present + other.present,
     }
 }

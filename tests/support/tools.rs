@@ -23,7 +23,7 @@ pub fn crane(arguments: &[&str]) -> String {
 }
 
 /// Standard output of a program; standard error where there is none.
-fn run(program: &Path, arguments: &[&str]) -> String {
+pub fn run(program: &Path, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let output =
         output.unwrap_or_else(|error| panic!("{} is needed by this test: {error}", program.display()));
