@@ -11,9 +11,12 @@ mod support;
 use std::process::Stdio;
 
 use command::{command, multiarch, run};
+use fault_server::{Answer, BLOB, FaultServer, blob, uploads};
+use serde_json::json;
 use support::{PASSWORD, Registry, USER};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 #[tokio::test]
 async fn the_version_and_the_completions_need_nothing() {
@@ -121,6 +124,50 @@ async fn an_interrupt_ends_a_command_with_130() {
         let output = child.wait_with_output().await.unwrap();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
+}
+
+#[tokio::test]
+async fn an_interrupted_copy_cancels_its_upload() {
+    let blob = json!({"mediaType": "x/y", "digest": blob().digest, "size": BLOB.len()});
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": blob, "layers": [],
+    });
+    let (sent, mut uploading) = mpsc::unbounded_channel();
+    let server = FaultServer::start(move |asked| match (asked.method.as_str(), asked.target.as_str()) {
+        ("GET", "/v2/team/base/manifests/1") => Answer::status(200).body(manifest.to_string()),
+        ("PUT", _) => {
+            sent.send(()).unwrap();
+            Answer::never()
+        }
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    let [from, to] = ["base", "web"].map(|name| format!("{}/team/{name}:1", server.host));
+    let child = command(&["index", "copy", &from, &to]).stderr(Stdio::piped()).spawn().unwrap();
+    uploading.recv().await.unwrap();
+    let id = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(server.lines().iter().any(|line| line.starts_with("DELETE /upload")), "{:?}", server.lines());
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_6_and_waits_no_longer_than_people_do() {
+    let server =
+        FaultServer::start(|_| Answer::status(429).header("Retry-After", "3600").body("slow down")).await;
+    let name = format!("{}/web:1", server.host);
+    let message = multiarch(&["index", "inspect", &name]).await.failed(6);
+    assert!(message.contains("rate limited"), "{message}");
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_those_named_are_5() {
+    let server = FaultServer::start(|_| Answer::status(200).body("{}")).await;
+    let name = format!("{}/web@sha256:{}", server.host, "0".repeat(64));
+    let message = multiarch(&["index", "inspect", &name]).await.failed(5);
+    assert!(message.contains("the content has digest"), "{message}");
 }
 
 #[tokio::test]
