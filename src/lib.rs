@@ -17,6 +17,7 @@ pub mod controller;
 pub mod fuzzing;
 pub mod git;
 pub mod image;
+pub mod layout;
 pub mod plan;
 pub mod platform;
 pub mod registry;

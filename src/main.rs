@@ -4,19 +4,19 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use multiarch::cli::{Cli, Command};
+use multiarch::cli::{self, Cli, Command, Error};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Arguments first: whoever asks for help, a version or a completion waits for nothing else.
+fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Operator(arguments) => multiarch::cli::operator::run(arguments).await,
-        Command::Crd => multiarch::cli::crd::print(),
+        Command::Operator(arguments) => operate(arguments),
+        Command::Index(arguments) => cli::index::run(&arguments),
+        Command::Crd => cli::crd::print(),
+        Command::Completions(arguments) => cli::completions::print(&arguments),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("multiarch: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::exit::report(result)
+}
+
+fn operate(arguments: cli::operator::Arguments) -> Result<(), Error> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli::operator::run(arguments))
 }

@@ -60,11 +60,15 @@ pub enum AssembleError {
         String,
     ),
     /// Two images for the same platform.
-    #[error("two images for {0}")]
-    Duplicate(
+    #[error("two images for {platform}: {first} and {second}")]
+    Duplicate {
         /// The platform.
-        String,
-    ),
+        platform: String,
+        /// One image.
+        first: Digest,
+        /// The other one.
+        second: Digest,
+    },
     /// It cannot be written down.
     #[error("the index cannot be written as JSON: {0}")]
     Json(
@@ -128,10 +132,14 @@ fn check_entries(entries: &[Descriptor]) -> Result<(), AssembleError> {
             return Err(AssembleError::NotAnImage { digest, media_type });
         }
         if !entry.is_attestation() {
-            if seen.contains(&&entry.platform) {
-                return Err(AssembleError::Duplicate(entry.platform_in_words()));
+            if let Some(first) = seen.iter().find(|other: &&&Descriptor| other.platform == entry.platform) {
+                return Err(AssembleError::Duplicate {
+                    platform: entry.platform_in_words(),
+                    first: first.digest.clone(),
+                    second: entry.digest.clone(),
+                });
             }
-            seen.push(&entry.platform);
+            seen.push(entry);
         }
     }
     if seen.is_empty() { Err(AssembleError::Empty) } else { Ok(()) }
@@ -273,8 +281,12 @@ mod tests {
         assert_eq!(assemble(None, &[]).unwrap_err(), AssembleError::Empty);
         assert_eq!(assemble(None, &[attestation(&amd64)]).unwrap_err(), AssembleError::Empty);
         assert_eq!(
-            assemble(None, &[amd64.clone(), amd64]).unwrap_err(),
-            AssembleError::Duplicate("linux/amd64".to_owned())
+            assemble(None, &[amd64.clone(), amd64.clone()]).unwrap_err(),
+            AssembleError::Duplicate {
+                platform: "linux/amd64".to_owned(),
+                first: amd64.digest.clone(),
+                second: amd64.digest.clone()
+            }
         );
         assert!(matches!(
             assemble(None, &[entry("amd64", MediaType::OCI_INDEX)]),

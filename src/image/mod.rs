@@ -5,10 +5,13 @@
 
 mod binary;
 mod compose;
+mod edit;
 mod find;
 mod index;
+pub mod inspect;
 mod manifest;
 mod publish;
+mod referrers;
 mod resolve;
 
 pub(crate) use binary::inspect_layers;
@@ -17,7 +20,9 @@ pub use compose::{
     ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,
     publish_composition,
 };
+pub use edit::{EditError, EditableIndex, Edits};
 pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ExecutionParameters, ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
+pub use referrers::{Followed, Referrers, copy_referrers};
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};

@@ -92,6 +92,11 @@ impl Tags {
         &self.repository
     }
 
+    /// What `tag` held when it was read.
+    pub fn held_by(&self, tag: &Reference) -> Option<&Digest> {
+        self.tags.iter().find(|(reference, _)| reference == tag).and_then(|(_, held)| held.as_ref())
+    }
+
     /// Whether the first tag listed the image, which is then in the repository if all is well.
     pub fn has_child(&self, digest: &Digest) -> bool {
         self.children.contains(digest)

@@ -111,7 +111,8 @@ impl Session {
         let request = self.put_request(reference, media_type, bytes)?;
         let response = self.send(&request).await?;
         let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
-        check_kept(&request.operation, &digest, response.headers())
+        check_kept(&request.operation, &digest, response.headers())?;
+        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
     }
 
     fn put_request<'a>(
@@ -198,6 +199,21 @@ impl Session {
             scopes: Scopes::pull(reference.repository()),
         })
     }
+}
+
+/// The manifest that `descriptor` names, from bytes that were somewhere else than in a registry.
+///
+/// # Errors
+/// As [`Session::get_manifest`].
+pub(crate) fn manifest_from_bytes(
+    operation: &Operation,
+    descriptor: &Descriptor,
+    bytes: Bytes,
+) -> Result<Manifest, Error> {
+    let digest = verified(operation, &descriptor.digest, &bytes)?;
+    let media_type = media_type(&bytes, Some(descriptor.media_type.clone()))
+        .map_err(|(kind, cause)| operation.error(kind, cause))?;
+    Ok(Manifest { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
 }
 
 /// The digest, if `bytes` have it.

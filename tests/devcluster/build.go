@@ -51,6 +51,7 @@ func tools() []tool {
 		{module: "containers", programs: containers, tiers: []string{tierNodes}},
 		{module: "runc", programs: map[string]string{"runc": "github.com/opencontainers/runc"}, tags: "seccomp", static: true, tiers: []string{tierNodes}},
 		{module: "images", programs: map[string]string{"pause": "./pause"}, tiers: []string{tierNodes}},
+		{module: "registries", programs: map[string]string{"registries": "."}, tiers: both},
 		{module: "images", programs: map[string]string{"uname-s390x": "./uname"}, goarch: "s390x", tiers: both},
 	}
 }

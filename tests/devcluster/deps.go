@@ -48,6 +48,8 @@ var needs = []need{
 
 // The rig runs without these; the tests and the demo use them beside it.
 var companions = []need{
+	{"buildah", "makes images in its own way", true, program("buildah")},
+	{"docker-registry", "is an old registry", true, program("docker-registry")},
 	{"skopeo", "reads back what was published", true, program("skopeo")},
 }
 

@@ -8,10 +8,10 @@ pub mod git;
 pub mod images;
 pub mod operator;
 pub mod proxy;
+pub mod tools;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -25,6 +25,8 @@ use kube::{Client, CustomResourceExt as _, ResourceExt as _};
 use multiarch::api::{MultiArchImage, Phase, PlatformStatus};
 use serde::Deserialize;
 use serde_json::{Value, json};
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub use tools::{crane, skopeo};
 
 /// How long a test waits for something that must happen; builds under emulation included.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -243,32 +245,4 @@ async fn install_crd(client: &Client) {
     api.patch(&name, &parameters, &Patch::Apply(&definition)).await.expect("the CRD is accepted");
     let established = await_condition(api, &name, conditions::is_crd_established());
     tokio::time::timeout(PATIENCE, established).await.expect("in time").expect("the CRD is established");
-}
-
-/// What others make of what we made: skopeo.
-pub fn skopeo(arguments: &[&str]) -> String {
-    run("skopeo".as_ref(), arguments)
-}
-
-/// What others make of what we made: crane, of the version that is pinned here.
-pub fn crane(arguments: &[&str]) -> String {
-    let folder = root().join("target/tools");
-    let crane = folder.join("crane");
-    if !crane.is_file() {
-        let module = "github.com/google/go-containerregistry/cmd/crane@v0.22.0";
-        let built = Command::new("go").args(["install", module]).env("GOBIN", &folder).status();
-        assert!(built.is_ok_and(|status| status.success()), "crane does not build");
-    }
-    run(&crane, arguments)
-}
-
-/// Standard output of a program; standard error where there is none.
-fn run(program: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let output =
-        output.unwrap_or_else(|error| panic!("{} is needed by this test: {error}", program.display()));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{} {arguments:?}: {said}", program.display());
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    if printed.is_empty() { said } else { printed }
 }

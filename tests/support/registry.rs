@@ -1,10 +1,11 @@
 //! A real registry for the tests, and images to put into it.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 #[path = "devcluster.rs"]
 mod devcluster;
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,10 +47,16 @@ impl Registry {
     }
 
     fn spawn(changes: Value, credentials: Option<(&'static str, &'static str)>) -> Self {
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory =
-            std::env::temp_dir().join(format!("multiarch-registry-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        Self::distribution(&devcluster_program("registry"), changes, credentials)
+    }
+
+    /// Distribution's registry, of the version that `program` is.
+    pub fn distribution(
+        program: &Path,
+        changes: Value,
+        credentials: Option<(&'static str, &'static str)>,
+    ) -> Self {
+        let directory = Self::directory();
         let mut config = json!({
             "version": 0.1,
             "log": {"level": "info", "accesslog": {"disabled": true}},
@@ -65,15 +72,31 @@ impl Registry {
         // YAML includes JSON.
         let file = directory.join("config.yml");
         std::fs::write(&file, config.to_string()).unwrap();
-        let mut process = Command::new(binary())
-            .arg("serve")
-            .arg(&file)
+        let command = Command::new(program);
+        let mut registry = Self::launch(command, &["serve", file.to_str().unwrap()], directory);
+        registry.credentials = credentials;
+        registry
+    }
+
+    /// Any program that says on standard error what it is "listening on".
+    pub fn launch(mut command: Command, arguments: &[&str], directory: PathBuf) -> Self {
+        let mut process = command
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("start the registry");
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let host = listening_on(&mut process);
-        Self { host, credentials, process, directory }
+        Self { host, credentials: None, process, directory }
+    }
+
+    /// A new directory, which goes with the registry.
+    pub fn directory() -> PathBuf {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory =
+            std::env::temp_dir().join(format!("multiarch-registry-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        directory
     }
 
     pub fn repository(&self, path: &str) -> Repository {
@@ -93,13 +116,28 @@ impl Registry {
         client().session(Arc::new(self.keyring()))
     }
 
+    /// The file in which the registry keeps a blob or a manifest.
+    pub fn file_of(&self, digest: &Digest) -> PathBuf {
+        let (prefix, hex) = (&digest.hex()[..2], digest.hex());
+        self.directory.join(format!("data/docker/registry/v2/blobs/sha256/{prefix}/{hex}/data"))
+    }
+
+    /// Deletes a manifest without the code under test.
+    pub async fn delete_manifest(&self, path: &str, digest: &Digest) {
+        let url = format!("http://{}/v2/{path}/manifests/{digest}", self.host);
+        let deleted = self.authorised(reqwest::Client::new().delete(url)).send().await.unwrap();
+        assert_eq!(deleted.status(), 202);
+    }
+
     /// Pushes without the code under test.
     pub async fn push_blob(&self, path: &str, bytes: &[u8]) -> Digest {
         let digest = Digest::sha256(bytes);
         let url = format!("http://{}/v2/{path}/blobs/uploads/", self.host);
         let opened = self.authorised(reqwest::Client::new().post(url)).send().await.unwrap();
-        let location = opened.headers()["location"].to_str().unwrap().to_owned();
-        let url = format!("{location}&digest={digest}");
+        // Relative at some registries, with a query of its own at others.
+        let location = opened.headers()["location"].to_str().unwrap();
+        let mut url = opened.url().join(location).unwrap();
+        url.query_pairs_mut().append_pair("digest", digest.as_str());
         let put = self.authorised(reqwest::Client::new().put(url)).body(bytes.to_vec()).send().await.unwrap();
         assert_eq!(put.status(), 201);
         digest
@@ -205,12 +243,12 @@ fn merge(into: &mut Value, changes: Value) {
     }
 }
 
-/// `$REGISTRY_BINARY`, or the distribution registry of the development cluster.
-fn binary() -> PathBuf {
-    if let Some(binary) = std::env::var_os("REGISTRY_BINARY") {
+/// A program of the development cluster; `$REGISTRY_BINARY` stands in for its registry.
+pub fn devcluster_program(name: &str) -> PathBuf {
+    if let Some(binary) = std::env::var_os("REGISTRY_BINARY").filter(|_| name == "registry") {
         return binary.into();
     }
-    let built = devcluster::root().join("target/devcluster/bin/registry");
+    let built = devcluster::root().join("target/devcluster/bin").join(name);
     if !built.is_file() {
         devcluster::run(&["build"]);
     }

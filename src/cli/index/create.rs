@@ -1,0 +1,316 @@
+//! `multiarch index create`: an index of images that exist.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use super::Context;
+use super::publish::Published;
+use crate::cli::exit::Failure;
+use crate::cli::output::{BOLD, OutputArguments, OutputFormat, Table, write, write_exactly};
+use crate::cli::registry::RegistryArguments;
+use crate::cli::{Error, progress, reference};
+use crate::image::{
+    Composed, Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, ResolvedImage, Source,
+    TagPolicy, Target, compose, publish_composition,
+};
+use crate::platform::Platform;
+use crate::registry::{Kind, Reference, Repository, Session};
+
+/// What the index is made of, and where it goes.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// Where it is published: `registry/repository:tag`, as many as are wanted. All get the same digest.
+    #[arg(value_name = "TARGET", required = true, value_parser = reference::target)]
+    targets: Vec<Reference>,
+    /// An image of the index, in this order; of an index, all its images or the one for the platform.
+    ///
+    /// REF[,platform=linux/arm64][,os.version=…][,os.features=a+b][,annotation.KEY=VALUE]…; a field with a comma in
+    /// it is put in double quotes.
+    #[arg(short, long = "image", value_name = "REF[,platform=…]", required = true)]
+    images: Vec<ImageArgument>,
+    /// An annotation of the index; may be given more than once.
+    #[arg(short, long = "annotation", value_name = "KEY=VALUE", value_parser = reference::annotation)]
+    annotations: Vec<(Arc<str>, Arc<str>)>,
+    /// The format of the index; without it, Docker's only if every image is Docker's own.
+    #[arg(long, value_enum)]
+    format: Option<FormatArgument>,
+    /// What happens to a tag that has something else.
+    #[arg(long, value_enum, default_value_t = TagPolicyArgument::Overwrite)]
+    tag_policy: TagPolicyArgument,
+    /// What happens to an image whose config names another platform.
+    #[arg(long, value_enum, default_value_t = VerifyArgument::Enforce)]
+    verify_platform: VerifyArgument,
+    /// The same as --verify-platform off.
+    #[arg(long, conflicts_with = "verify_platform")]
+    no_verify_platform: bool,
+    /// Start from what the first TARGET has now; images for the same platform are replaced.
+    #[arg(long)]
+    amend: bool,
+    /// Write nothing and print the index that would be published; with --output json, its exact bytes.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    pub(super) registry: RegistryArguments,
+}
+
+impl Arguments {
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
+        let targets = self.targets();
+        let repositories: Vec<&Repository> = targets
+            .iter()
+            .map(|target| &target.repository)
+            .chain(self.images.iter().map(|image| image.reference.repository()))
+            .collect();
+        let session = self.registry.session(&context.client, &repositories).await?;
+        let session = session.observed_by(progress::observer(context.quiet));
+        let mut composition = self.composition(targets);
+        if self.amend {
+            self.keep_what_is_there(&session, &mut composition).await?;
+        }
+        if self.dry_run {
+            return self.print_composed(context, &compose(&session, &composition).await?);
+        }
+        let Publication { composed, copied, tags } = publish_composition(&session, &composition).await?;
+        let published = Published::new(&composed.index.descriptor, tags);
+        Published { copied: Some(copied.into()), warnings: composed.warnings, ..published }
+            .print(context, self.output.output)
+    }
+
+    /// The tags of each repository, repositories in the order they were named.
+    fn targets(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        for reference in &self.targets {
+            let tag = reference.tag().map(str::to_owned);
+            match targets.iter_mut().find(|target| target.repository == *reference.repository()) {
+                Some(target) => target.tags.extend(tag),
+                None => {
+                    let repository = reference.repository().clone();
+                    targets.push(Target { repository, tags: tag.into_iter().collect() });
+                }
+            }
+        }
+        targets
+    }
+
+    fn composition(&self, targets: Vec<Target>) -> Composition {
+        let check = if self.no_verify_platform { PlatformCheck::Off } else { self.verify_platform.into() };
+        let annotations = self.annotations.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        Composition {
+            base: None,
+            sources: self.images.iter().map(ImageArgument::source).collect(),
+            format: self.format.map(Format::from),
+            annotations: annotations.collect(),
+            check,
+            targets,
+            policy: match self.tag_policy {
+                TagPolicyArgument::Overwrite => TagPolicy::Overwrite,
+                TagPolicyArgument::IfAbsent => TagPolicy::IfAbsent,
+            },
+        }
+    }
+
+    /// Begins with what the first target has now, annotations included. Pinned: it may move meanwhile.
+    async fn keep_what_is_there(
+        &self,
+        session: &Session,
+        composition: &mut Composition,
+    ) -> Result<(), Error> {
+        let Some(target) = self.targets.first() else { return Ok(()) };
+        let found = match session.get_manifest(target).await {
+            Ok(found) => found,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if found.descriptor.media_type.is_index() {
+            let index: Index = serde_json::from_slice(&found.bytes)?;
+            for (key, value) in index.annotations {
+                composition.annotations.entry(key).or_insert(value);
+            }
+        }
+        composition.base = Some(target.repository().with_digest(&found.descriptor.digest));
+        Ok(())
+    }
+
+    fn print_composed(&self, context: &Context, composed: &Composed) -> Result<(), Error> {
+        composed.warnings.iter().for_each(|warning| context.warn(warning));
+        let index = &composed.index;
+        match self.output.output {
+            OutputFormat::Json => write_exactly(&index.bytes),
+            OutputFormat::Yaml => {
+                let value: serde_json::Value = serde_json::from_slice(&index.bytes)?;
+                self.output.output.print(&value, |_| String::new())
+            }
+            OutputFormat::Table => write(self.render(composed).as_bytes()),
+        }
+    }
+
+    fn render(&self, composed: &Composed) -> String {
+        let descriptor = &composed.index.descriptor;
+        let line = |name: &str, value: &str| format!("{BOLD}{name:<13}{BOLD:#}{value}\n");
+        let mut text = line("Digest:", descriptor.digest.as_str());
+        text += &line("Media type:", descriptor.media_type.as_str());
+        for target in &self.targets {
+            text += &line("Target:", &target.to_string());
+        }
+        let mut images = Table::new(["PLATFORM", "DIGEST", "ATTESTATIONS", "FROM"]);
+        for ResolvedImage { repository, image, attestations, .. } in &composed.images {
+            let attestations =
+                if attestations.is_empty() { String::new() } else { attestations.len().to_string() };
+            let platform = image.descriptor.platform_in_words();
+            let digest = image.descriptor.digest.to_string();
+            images.row([platform.into(), digest.into(), attestations.into(), repository.to_string().into()]);
+        }
+        text + "\n" + &images.render()
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArgument {
+    Oci,
+    Docker,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TagPolicyArgument {
+    /// It is moved.
+    Overwrite,
+    /// It stays, and the command fails.
+    IfAbsent,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum VerifyArgument {
+    /// It is refused.
+    Enforce,
+    /// It is taken, with a warning.
+    Warn,
+    /// It is taken.
+    Off,
+}
+
+/// The fields of `--image`.
+#[derive(Debug, Clone, PartialEq)]
+struct ImageArgument {
+    reference: Reference,
+    platform: Option<Platform>,
+    os_version: Option<String>,
+    os_features: Option<Vec<String>>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl FromStr for ImageArgument {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let mut fields = reference::fields(text)?.into_iter();
+        let mut image = Self {
+            reference: reference::source(&fields.next().unwrap_or_default())?,
+            platform: None,
+            os_version: None,
+            os_features: None,
+            annotations: BTreeMap::new(),
+        };
+        for field in fields {
+            image.set(&field)?;
+        }
+        Ok(image)
+    }
+}
+
+impl ImageArgument {
+    fn set(&mut self, field: &str) -> Result<(), Error> {
+        let (key, value) = field
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("{field:?} is no key=value; {}", Self::KEYS)))?;
+        match key {
+            "platform" => self.platform = Some(value.parse()?),
+            "os.version" => self.os_version = Some(value.to_owned()),
+            "os.features" => self.os_features = Some(value.split('+').map(str::to_owned).collect()),
+            _ => match key.strip_prefix("annotation.") {
+                Some(key) if !key.is_empty() => {
+                    self.annotations.insert(key.to_owned(), value.to_owned());
+                }
+                _ => {
+                    return Err(
+                        Failure::usage(format!("{key:?} is no field of an image; {}", Self::KEYS)).into()
+                    );
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            reference: self.reference.clone(),
+            platform: self.platform.clone(),
+            edits: DescriptorEdits {
+                variant: None,
+                os_version: self.os_version.clone(),
+                os_features: self.os_features.clone(),
+                annotations: self.annotations.clone(),
+            },
+        }
+    }
+
+    const KEYS: &str = "known are platform, os.version, os.features and annotation.KEY";
+}
+
+impl From<FormatArgument> for Format {
+    fn from(format: FormatArgument) -> Self {
+        match format {
+            FormatArgument::Oci => Self::Oci,
+            FormatArgument::Docker => Self::Docker,
+        }
+    }
+}
+
+impl From<VerifyArgument> for PlatformCheck {
+    fn from(verify: VerifyArgument) -> Self {
+        match verify {
+            VerifyArgument::Enforce => Self::Enforce,
+            VerifyArgument::Warn => Self::Warn,
+            VerifyArgument::Off => Self::Off,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        text.parse::<ImageArgument>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_image_is_a_reference_and_fields() {
+        let image: ImageArgument =
+            r#"a.io/web:1,platform=windows/amd64,os.version=10.0.17763.1,os.features=win32k+x,annotation.a.b=c=d,"annotation.e=f,g""#
+                .parse()
+                .unwrap();
+        assert_eq!(image.reference.to_string(), "a.io/web:1");
+        assert_eq!(image.platform.unwrap().to_string(), "windows/amd64");
+        assert_eq!(image.os_version.as_deref(), Some("10.0.17763.1"));
+        assert_eq!(image.os_features.unwrap(), ["win32k", "x"]);
+        let annotations = [("a.b", "c=d"), ("e", "f,g")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(image.annotations, BTreeMap::from(annotations));
+    }
+
+    #[test]
+    fn what_is_mistyped_is_named() {
+        assert!(refusal("web:1,platform=linux/amd46").contains("did you mean amd64?"));
+        assert!(
+            refusal("web:1,plaform=linux/amd64")
+                .contains(r#""plaform" is no field of an image; known are platform"#)
+        );
+        assert!(refusal("web:1,linux/amd64").contains("is no key=value"));
+        assert!(refusal("docker://web:1").contains("without docker://"));
+        assert!(refusal("web:1,annotation.=x").contains("known are"));
+    }
+}

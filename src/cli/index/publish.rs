@@ -1,0 +1,129 @@
+//! What is published under tags, and what is said about it.
+
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::Context;
+use crate::cli::Error;
+use crate::cli::output::{OutputFormat, write};
+use crate::image::{AssembledIndex, TagChange};
+use crate::registry::{Copied, Descriptor, Digest, Manifest, MediaType, Reference};
+
+/// What has been published, in the words that programs read.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Published {
+    pub(super) digest: Digest,
+    pub(super) media_type: MediaType,
+    pub(super) size: u64,
+    pub(super) tags: Vec<PublishedTag>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) copied: Option<CopiedBlobs>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A tag, and what has become of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PublishedTag {
+    /// `repository:tag@digest`.
+    pub(super) reference: String,
+    pub(super) change: Change,
+    /// What the tag had before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<Digest>,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Created,
+    Moved,
+    Unchanged,
+}
+
+/// How the blobs came.
+#[derive(Serialize)]
+pub(super) struct CopiedBlobs {
+    pub(super) uploaded: usize,
+    pub(super) mounted: usize,
+    pub(super) present: usize,
+    pub(super) bytes: u64,
+}
+
+impl Published {
+    /// The index with what became of its tags.
+    pub(super) fn new(descriptor: &Descriptor, tags: Vec<(Reference, TagChange)>) -> Self {
+        let digest = descriptor.digest.clone();
+        let tags = tags.into_iter().map(|(tag, change)| PublishedTag::new(&tag, &digest, change));
+        Self {
+            tags: tags.collect(),
+            digest: digest.clone(),
+            media_type: descriptor.media_type.clone(),
+            size: descriptor.size,
+            copied: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Tells what has happened: `repository:tag@digest` a line, or all of it for programs.
+    pub(super) fn print(&self, context: &Context, output: OutputFormat) -> Result<(), Error> {
+        self.warnings.iter().for_each(|warning| context.warn(warning));
+        if let Some(copied) = &self.copied {
+            context.say(copied.in_words());
+        }
+        for tag in &self.tags {
+            context.say(match (tag.change, &tag.from) {
+                (Change::Moved, Some(from)) => format!("moved {}, which was {from}", tag.reference),
+                (Change::Moved, None) => format!("moved {}", tag.reference),
+                (Change::Created, _) => format!("created {}", tag.reference),
+                (Change::Unchanged, _) => format!("unchanged {}", tag.reference),
+            });
+        }
+        match output {
+            OutputFormat::Table => {
+                let lines: String = self.tags.iter().map(|tag| tag.reference.clone() + "\n").collect();
+                write(lines.as_bytes())
+            }
+            _ => output.print(self, |_| String::new()),
+        }
+    }
+}
+
+impl PublishedTag {
+    pub(super) fn new(reference: &Reference, digest: &Digest, change: TagChange) -> Self {
+        // A reference without a tag is that of the digest already.
+        let reference = match reference.digest() {
+            Some(_) => reference.to_string(),
+            None => format!("{reference}@{digest}"),
+        };
+        let (change, from) = match change {
+            TagChange::Created => (Change::Created, None),
+            TagChange::Moved { from } => (Change::Moved, Some(from)),
+            TagChange::Unchanged => (Change::Unchanged, None),
+        };
+        Self { reference, change, from }
+    }
+}
+
+impl CopiedBlobs {
+    fn in_words(&self) -> String {
+        let Self { uploaded, mounted, present, bytes } = self;
+        let sent = HumanBytes(*bytes);
+        format!("blobs: {uploaded} sent ({sent}), {mounted} mounted, {present} there already")
+    }
+}
+
+impl From<Copied> for CopiedBlobs {
+    fn from(Copied { bytes, mounted, uploaded, present }: Copied) -> Self {
+        Self { uploaded, mounted, present, bytes }
+    }
+}
+
+/// The manifest as the publishing of indexes takes it, whatever it is.
+pub(super) fn as_index(manifest: &Manifest) -> AssembledIndex {
+    AssembledIndex {
+        descriptor: manifest.descriptor.clone(),
+        bytes: manifest.bytes.clone(),
+        warnings: Vec::new(),
+    }
+}

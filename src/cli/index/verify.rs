@@ -1,0 +1,251 @@
+//! `multiarch index verify`: is everything there, and is it what it is said to be?
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use clap::Args;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+
+use super::Context;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Cell, GREEN, OutputArguments, PLAIN, RED, Table, YELLOW};
+use crate::cli::registry::RegistryArguments;
+use crate::cli::{Error, progress, reference};
+use crate::image::inspect::{Child, ProblemReason, read_children, read_configs};
+use crate::registry::{
+    BlobReader, Descriptor, Digest, Error as RegistryError, Kind, Observer, Reference, Repository, Session,
+};
+
+/// How many blobs are looked at at once.
+const PARALLEL_BLOBS: usize = 16;
+/// How many blobs are read at once.
+const PARALLEL_STREAMS: usize = 4;
+
+/// What is checked.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The index, or an image.
+    #[arg(value_name = "REF", value_parser = reference::source)]
+    reference: Reference,
+    /// Read and hash every byte of every blob, instead of asking whether it is there.
+    #[arg(long)]
+    deep: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    pub(super) registry: RegistryArguments,
+}
+
+impl Arguments {
+    pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
+        let repository = self.reference.repository();
+        let session = self.registry.session(&context.client, &[repository]).await?;
+        let manifest = session.get_manifest(&self.reference).await?;
+        let children = read_children(&session, &self.reference, &manifest).await?;
+        let children = read_configs(&session, repository, children).await?;
+        let blobs =
+            Blobs { session, repository, deep: self.deep, observer: progress::observer(context.quiet) };
+        let faults = blobs.check(&children).await?;
+        let platforms: Vec<CheckedChild> =
+            children.iter().map(|child| CheckedChild::new(child, &faults, self.deep)).collect();
+        let failures: Vec<&Check> = platforms.iter().flat_map(CheckedChild::failures).collect();
+        let verified = Verification {
+            reference: &self.reference,
+            digest: &manifest.descriptor.digest,
+            verified: failures.is_empty(),
+            platforms: &platforms,
+        };
+        self.output.output.print(&verified, Verification::render)?;
+        match failures.len() {
+            0 => Ok(()),
+            number => {
+                let message = format!("{}: {number} checks failed", self.reference);
+                Err(Failure::new(Exit::VerificationFailed, message.replace("1 checks", "1 check")).into())
+            }
+        }
+    }
+}
+
+/// How the blobs of the children are looked at.
+struct Blobs<'a> {
+    session: Session,
+    repository: &'a Repository,
+    deep: bool,
+    observer: Arc<dyn Observer>,
+}
+
+/// What is wrong with blobs, by their digests.
+type Faults = HashMap<Digest, String>;
+
+impl Blobs<'_> {
+    /// Looks at each blob once, whoever names it.
+    async fn check(&self, children: &[Child]) -> Result<Faults, Error> {
+        let blobs: BTreeMap<(Digest, u64), Descriptor> = children
+            .iter()
+            .flat_map(blobs_of)
+            .map(|blob| ((blob.digest.clone(), blob.size), blob.clone()))
+            .collect();
+        let parallel = if self.deep { PARALLEL_STREAMS } else { PARALLEL_BLOBS };
+        let looked = stream::iter(blobs.into_values())
+            .map(|blob| async move {
+                let fault = if self.deep { self.read(&blob).await } else { self.look(&blob).await };
+                Ok::<_, RegistryError>(fault?.map(|fault| (blob.digest, fault)))
+            })
+            .buffer_unordered(parallel)
+            .try_collect::<Vec<_>>()
+            .await?;
+        Ok(looked.into_iter().flatten().collect())
+    }
+
+    async fn look(&self, blob: &Descriptor) -> Result<Option<String>, RegistryError> {
+        let there = self.session.has_blob(self.repository, &blob.digest).await?;
+        Ok((!there).then(|| format!("{} is not in the repository", blob.digest)))
+    }
+
+    async fn read(&self, blob: &Descriptor) -> Result<Option<String>, RegistryError> {
+        let mut reader = BlobReader::new(Arc::new(self.session.blobs_of(self.repository)), blob);
+        self.observer.begun(self.repository, blob);
+        loop {
+            match reader.next().await {
+                Ok(Some(bytes)) => self.observer.moved(blob, bytes.len() as u64),
+                Ok(None) => return Ok(None),
+                Err(error) => match error.kind() {
+                    Kind::NotFound => return Ok(Some(format!("{} is not in the repository", blob.digest))),
+                    Kind::DigestMismatch => return Ok(Some(error.to_string())),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+/// The blobs that must be in the repository. Foreign layers are elsewhere by design.
+fn blobs_of(child: &Child) -> impl Iterator<Item = &Descriptor> {
+    let contents = child.contents.iter();
+    contents.flat_map(|contents| {
+        let layers = contents.layers.iter().filter(|layer| !layer.media_type.is_foreign_layer());
+        std::iter::once(&contents.config).chain(layers)
+    })
+}
+
+/// The outcome, in the words that programs read. The names of the fields are stable.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Verification<'a> {
+    reference: &'a Reference,
+    digest: &'a Digest,
+    verified: bool,
+    platforms: &'a [CheckedChild],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CheckedChild {
+    platform: String,
+    digest: Digest,
+    checks: Vec<Check>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Check {
+    name: &'static str,
+    result: CheckResult,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
+enum CheckResult {
+    Passed,
+    #[allow(dead_code)]
+    Warned,
+    Failed,
+    Skipped,
+}
+
+impl Check {
+    fn new(name: &'static str, problems: Vec<String>, otherwise: CheckResult) -> Self {
+        let result = if problems.is_empty() { otherwise } else { CheckResult::Failed };
+        Self { name, result, message: problems.join("; ") }
+    }
+
+    fn cell(&self) -> Cell {
+        match self.result {
+            CheckResult::Passed => {
+                Cell::styled(if self.message.is_empty() { "ok" } else { &self.message }, GREEN)
+            }
+            CheckResult::Warned => Cell::styled("WARNING", YELLOW),
+            CheckResult::Failed => Cell::styled("FAILED", RED),
+            CheckResult::Skipped => Cell::styled("-", PLAIN),
+        }
+    }
+}
+
+impl CheckedChild {
+    fn new(child: &Child, faults: &Faults, deep: bool) -> Self {
+        use CheckResult::{Passed, Skipped};
+        let problems = |wanted: fn(ProblemReason) -> bool| -> Vec<String> {
+            let relevant = child.problems.iter().filter(|problem| wanted(problem.reason));
+            relevant.map(|problem| problem.message.clone()).collect()
+        };
+        let is_platform = |reason| reason == ProblemReason::PlatformMismatch;
+        let manifest =
+            problems(|reason| !reason.is_about_config() && reason != ProblemReason::PlatformMismatch);
+        let readable = child.contents.is_some();
+        let if_readable = if readable { Passed } else { Skipped };
+        let faulty: Vec<String> =
+            blobs_of(child).filter_map(|blob| faults.get(&blob.digest)).cloned().collect();
+        let mut blobs = Check::new("blobs", faulty, if_readable);
+        if blobs.result == Passed {
+            let verb = if deep { "hashed" } else { "there" };
+            blobs.message = format!("{} {verb}", blobs_of(child).count());
+        }
+        let of_image = if child.config.is_some() { Passed } else { Skipped };
+        Self {
+            platform: name_of(child),
+            digest: child.descriptor.digest.clone(),
+            checks: vec![
+                Check::new("manifest", manifest, Passed),
+                Check::new("config", problems(ProblemReason::is_about_config), of_image),
+                Check::new("platform", problems(is_platform), of_image),
+                blobs,
+            ],
+        }
+    }
+
+    fn failures(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.result == CheckResult::Failed)
+    }
+}
+
+/// What people call it.
+fn name_of(child: &Child) -> String {
+    if child.descriptor.is_attestation() {
+        "attestation".to_owned()
+    } else if child.is_image() {
+        child.platform_in_words()
+    } else if child.descriptor.media_type.is_index() {
+        "index".to_owned()
+    } else {
+        "artifact".to_owned()
+    }
+}
+
+impl Verification<'_> {
+    fn render(&self) -> String {
+        let mut table = Table::new(["PLATFORM", "DIGEST", "MANIFEST", "CONFIG", "PLATFORM", "BLOBS"]);
+        for CheckedChild { platform, digest, checks } in self.platforms {
+            let names = [platform.as_str().into(), digest.to_string().into()];
+            table.row(names.into_iter().chain(checks.iter().map(Check::cell)));
+        }
+        let mut text = table.render();
+        for CheckedChild { platform, checks, .. } in self.platforms {
+            for Check { name, message, .. } in checks.iter().filter(|c| c.result == CheckResult::Failed) {
+                text += &format!("{RED}{platform}: {name}: {message}{RED:#}\n");
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,95 @@
+//! What is going on, on standard error: bars on a terminal, lines elsewhere.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::registry::{Delivery, Descriptor, Digest, Observer, Repository};
+
+/// All bars of the process; what is said meanwhile goes above them.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Says a line on standard error, without tearing bars apart. Nobody may be listening.
+pub fn say(line: &str) {
+    BARS.suspend(|| {
+        let _ = writeln!(anstream::AutoStream::auto(io::stderr().lock()), "{line}");
+    });
+}
+
+/// Standard error for log lines, which go above the bars too.
+pub struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+/// Shows blobs on their way.
+pub fn observer(quiet: bool) -> Arc<dyn Observer> {
+    match (quiet, io::stderr().is_terminal()) {
+        (true, _) => Arc::new(()),
+        (false, true) => Arc::new(Bars::default()),
+        (false, false) => Arc::new(Lines),
+    }
+}
+
+/// A line for every blob that has arrived.
+struct Lines;
+
+impl Observer for Lines {
+    fn delivered(&self, _: &Repository, blob: &Descriptor, delivery: Delivery) {
+        say(&arrival(blob, delivery));
+    }
+}
+
+/// A bar for every blob that is on its way.
+#[derive(Default)]
+struct Bars(Mutex<HashMap<Digest, ProgressBar>>);
+
+impl Observer for Bars {
+    fn begun(&self, _: &Repository, blob: &Descriptor) {
+        let bar = ProgressBar::new(blob.size).with_style(style()).with_prefix(short(&blob.digest));
+        let bar = BARS.add(bar);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone(), bar);
+    }
+
+    fn moved(&self, blob: &Descriptor, bytes: u64) {
+        if let Some(bar) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&blob.digest) {
+            bar.inc(bytes);
+        }
+    }
+
+    fn delivered(&self, _: &Repository, blob: &Descriptor, delivery: Delivery) {
+        if let Some(bar) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob.digest) {
+            bar.finish_and_clear();
+        }
+        say(&arrival(blob, delivery));
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template(
+        "{prefix}  {bar:24.green}  {bytes:>11} of {total_bytes:<11} {binary_bytes_per_sec:>13}  {eta}",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn arrival(blob: &Descriptor, delivery: Delivery) -> String {
+    let how = match delivery {
+        Delivery::Present => " (there already)",
+        Delivery::Mounted => " (mounted)",
+        Delivery::Uploaded => "",
+    };
+    format!("copied {}  {}{how}", blob.digest, HumanBytes(blob.size))
+}
+
+fn short(digest: &Digest) -> String {
+    digest.hex().chars().take(12).collect()
+}
