@@ -51,6 +51,11 @@ impl Registry {
         Self::serve(&devcluster_program("registry"), json!({}), None, Self::directory_in(folder))
     }
 
+    /// One that differs in its configuration.
+    pub fn configured(changes: Value) -> Self {
+        Self::spawn(changes, None)
+    }
+
     fn spawn(changes: Value, credentials: Option<(&'static str, &'static str)>) -> Self {
         Self::distribution(&devcluster_program("registry"), changes, credentials)
     }
