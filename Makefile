@@ -28,7 +28,7 @@ bench: devcluster ## speed, requests and memory on the development cluster, as t
 	$(DEVCLUSTER) build
 	cargo bench
 
-bench-registry: devcluster bench-tools ## `multiarch index` beside crane, regctl, buildx, skopeo and curl, as tables (BENCH_RUNS=3 BENCH_LAYER_MIB=512 BENCH_FULL=1 BENCH_ONLY=publishing,again,throughput,startup)
+bench-registry: devcluster bench-tools ## `multiarch index` beside crane, regctl, buildx, skopeo and curl, as tables (ten minutes; BENCH_RUNS=3 BENCH_LAYER_MIB=512 BENCH_FULL=1 BENCH_ONLY=publishing,again,throughput,startup)
 	$(DEVCLUSTER) build
 	cargo bench --bench registry
 

@@ -82,9 +82,10 @@ impl Report {
 
     fn bars(&self) -> Vec<Bar> {
         let mut bars = Vec::new();
-        for place in [Place::SameRepository, Place::OtherRepository] {
-            let rows: Vec<_> = self.publishing.iter().filter(|row| row.scene.place == place).collect();
-            let ratios: Vec<f64> = rows.iter().filter_map(|row| over_floor(row)).collect();
+        let rows_of = |place| self.publishing.iter().filter(move |row| row.scene.place == place);
+        let played = |place: &Place| rows_of(*place).next().is_some();
+        for place in [Place::SameRepository, Place::OtherRepository].into_iter().filter(played) {
+            let ratios: Vec<f64> = rows_of(place).filter_map(over_floor).collect();
             let worst = ratios.iter().copied().fold(0.0, f64::max);
             bars.push(Bar {
                 about: format!(
@@ -96,9 +97,8 @@ impl Report {
                 met: !ratios.is_empty() && worst <= ROOM,
             });
         }
-        for place in Place::ALL {
-            let rows = self.publishing.iter().filter(|row| row.scene.place == place);
-            let ratios: Vec<f64> = rows.filter_map(over_best).collect();
+        for place in Place::ALL.into_iter().filter(played) {
+            let ratios: Vec<f64> = rows_of(place).filter_map(over_best).collect();
             let worst = ratios.iter().copied().fold(0.0, f64::max);
             bars.push(Bar {
                 about: format!("{}: ahead of every peer in every row (worst {worst:.2})", place.name()),
@@ -107,10 +107,12 @@ impl Report {
         }
         let writes: Vec<u64> =
             self.again.iter().filter_map(|row| Some(writes(measured(row, Tool::Multiarch)?.1))).collect();
-        bars.push(Bar {
-            about: format!("publishing again what is there: no write ({writes:?})"),
-            met: !writes.is_empty() && writes.iter().all(|&count| count == 0),
-        });
+        if !self.again.is_empty() {
+            bars.push(Bar {
+                about: format!("publishing again what is there: no write ({writes:?})"),
+                met: !writes.is_empty() && writes.iter().all(|&count| count == 0),
+            });
+        }
         self.throughput.iter().for_each(|table| bars.extend(throughput_bars(table)));
         bars.extend(startup_bars(&self.startup));
         bars

@@ -10,7 +10,7 @@ const MEMORY: &str = "/dev/shm";
 pub struct Settings {
     /// `BENCH_RUNS`: how often each figure is measured; the middle one counts.
     pub runs: usize,
-    /// `BENCH_FULL=1`: all rows of the publishing scenes, which takes hours.
+    /// `BENCH_FULL=1`: all rows of the publishing scenes, which takes more than an hour.
     pub full: bool,
     /// `BENCH_LAYER_MIB`: the bytes of the image that is copied.
     pub layer_mebibytes: u64,

@@ -43,7 +43,7 @@ pub struct Table {
     pub ways: Vec<Line>,
 }
 
-/// What one way took: the run in the middle by time, or why there is none.
+/// What one way took, or why it failed.
 #[derive(Debug, Serialize)]
 pub struct Line {
     pub name: &'static str,
@@ -140,11 +140,19 @@ fn curl(source: &Registry, target: &Registry, image: &Large) -> String {
     script + "wait"
 }
 
-fn middle(mut usages: Vec<Usage>) -> Usage {
-    usages.sort_by(|one, other| one.wall_seconds.total_cmp(&other.wall_seconds));
-    let largest = usages.iter().map(|usage| usage.rss_bytes).max().unwrap_or_default();
-    // Of memory the most counts, not the usual.
-    Usage { rss_bytes: largest, ..usages[usages.len() / 2] }
+/// Of time what is in the middle; of memory the most.
+fn middle(usages: Vec<Usage>) -> Usage {
+    let middle = |figure: fn(&Usage) -> f64| {
+        let mut figures: Vec<f64> = usages.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    Usage {
+        wall_seconds: middle(|usage| usage.wall_seconds),
+        cpu_seconds: middle(|usage| usage.cpu_seconds),
+        rss_bytes: usages.iter().map(|usage| usage.rss_bytes).max().unwrap_or_default(),
+        succeeded: true,
+    }
 }
 
 /// Pushes an image of layers that nothing compresses, and an index of it under the tag `index`.

@@ -139,8 +139,9 @@ impl Tool {
                 let words = ["imagetools", "create", "--progress", "none"];
                 Some(vec![self.words(words.into_iter().chain(targets).chain(images))])
             }
-            Skopeo if *in_place => None,
-            Skopeo => Some(targets.iter().map(|target| self.skopeo_copy(index, target)).collect()),
+            // It makes no index. Beside the others it copies one that is there, once: each tag is another whole copy.
+            Skopeo if *in_place || !others.is_empty() => None,
+            Skopeo => Some(vec![self.skopeo_copy(index, first)]),
             Curl => None,
         }
     }
