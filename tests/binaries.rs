@@ -1,7 +1,6 @@
 //! The programs of images in a real registry: made by the Go compiler for several architectures.
 
 #[path = "support/registry.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
 mod support;
 
 use std::process::Command;

@@ -1,13 +1,14 @@
 //! What all commands that speak to registries are told about them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::Error;
 use super::credentials::{self, AuthFiles};
+use super::exit::Failure;
 use crate::registry::{Client, RegistrySettings, Repository, Session, Settings};
 
 /// How registries are reached and who we are to them.
@@ -35,15 +36,23 @@ pub struct RegistryArguments {
 }
 
 impl RegistryArguments {
+    /// Sees to it that standard input is free for something else.
+    ///
+    /// # Errors
+    /// When the password is to come from it.
+    pub fn leave_standard_input(&self) -> Result<(), Error> {
+        if self.password_stdin {
+            return Err(Failure::usage("standard input is `-`, so --password-stdin cannot have it").into());
+        }
+        Ok(())
+    }
+
     /// A client with these settings. Nothing is connected yet.
     ///
     /// # Errors
     /// When the file of settings cannot be used.
     pub fn client(&self) -> Result<Client, Error> {
-        let registries = match &self.registries {
-            Some(file) => RegistrySettings::read_file(file)?,
-            None => Vec::new(),
-        };
+        let registries = settings(self.registries.as_deref())?;
         let plain_http = self.plain_http.clone();
         Ok(Client::new(&Settings { registries, plain_http, ..Settings::default() })?)
     }
@@ -72,4 +81,14 @@ impl RegistryArguments {
         let keyring = credentials::keyring(&files, &all).await?;
         Ok(client.session(Arc::new(keyring)))
     }
+}
+
+/// What the file says of registries, if there is one.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn settings(file: Option<&Path>) -> Result<Vec<RegistrySettings>, Error> {
+    // An empty MULTIARCH_REGISTRIES is none.
+    let file = file.filter(|file| !file.as_os_str().is_empty());
+    Ok(file.map(RegistrySettings::read_file).transpose()?.unwrap_or_default())
 }

@@ -108,11 +108,21 @@ impl Session {
         media_type: &MediaType,
         bytes: &Bytes,
     ) -> Result<(), Error> {
+        self.send_manifest(reference, media_type, bytes).await.map(drop)
+    }
+
+    /// As [`put_manifest`](Self::put_manifest), and what the registry has to say to it.
+    pub(super) async fn send_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> Result<HeaderMap, Error> {
         let request = self.put_request(reference, media_type, bytes)?;
         let response = self.send(&request).await?;
         let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
         check_kept(&request.operation, &digest, response.headers())?;
-        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
+        Ok(response.headers().clone())
     }
 
     fn put_request<'a>(

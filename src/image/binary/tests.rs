@@ -208,11 +208,14 @@ async fn a_program_for_another_architecture_is_found_out() {
     assert_eq!(json["program"]["machine"], "x86-64 (ELF)");
 }
 
+/// A program, the platforms it is for, those it runs on by compatibility, and those it does not run on.
+type Case = (Vec<u8>, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+
 #[tokio::test]
 async fn every_architecture_is_known_by_its_header() {
     use ProgramFinding::{Compatible, Matches, Mismatch};
     const N32: u32 = 32;
-    let cases: [(Vec<u8>, &[&str], &[&str], &[&str]); 22] = [
+    let cases: [Case; 22] = [
         (
             program(AMD64),
             &["linux/amd64", "linux/amd64/v3", "freebsd/amd64"],
