@@ -1,6 +1,7 @@
 //! `multiarch operator`: runs the controller until it is told to stop.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Error;
 use crate::build::BuilderSettings;
+use crate::registry::RegistrySettings;
 use crate::{controller, git, registry};
 
 /// The builder image that is used unless another is named; pinned, so that builds do not change by themselves.
@@ -22,6 +24,9 @@ pub struct Arguments {
     /// The image that builds run in, of the shape of moby/buildkit:*-rootless.
     #[arg(long, env = "MULTIARCH_BUILDER_IMAGE", default_value = BUILDER_IMAGE)]
     builder_image: String,
+    /// A file of registry settings (YAML): plain HTTP, certificates, mirrors, limits.
+    #[arg(long, env = "MULTIARCH_REGISTRIES", value_name = "FILE")]
+    registries: Option<PathBuf>,
     /// A registry (host or host:port) that speaks plain HTTP; may be given more than once.
     #[arg(long = "plain-http", env = "MULTIARCH_PLAIN_HTTP", value_delimiter = ',', value_name = "HOST")]
     plain_http: Vec<String>,
@@ -45,17 +50,27 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     let client = kube::Client::try_default()
         .await
         .map_err(|error| format!("no cluster to work with: {error}; set KUBECONFIG or run in a pod"))?;
+    let mut plain_http = arguments.plain_http;
+    let registries = super::registry::settings(arguments.registries.as_deref())?;
     let registry = registry::Client::new(&registry::Settings {
-        plain_http: arguments.plain_http.clone(),
+        plain_http: plain_http.clone(),
+        registries: registries.clone(),
         ..registry::Settings::default()
     })?;
+    // Better a pod that says why it does not start than images that fail one by one.
+    registry.check_certificates()?;
+    // BuildKit knows no patterns.
+    let is_plain = |registry: &RegistrySettings| {
+        registry.plain_http == Some(true) && !registry.host.contains(['*', '?'])
+    };
+    plain_http.extend(registries.into_iter().filter(is_plain).map(|registry| registry.host));
     let http = reqwest::Client::builder()
         .user_agent(concat!("multiarch-operator/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(std::time::Duration::from_secs(10))
         .build()?;
     let settings = controller::Settings {
         namespace: arguments.namespace,
-        builder: BuilderSettings { image: arguments.builder_image, plain_http: arguments.plain_http },
+        builder: BuilderSettings { image: arguments.builder_image, plain_http },
         registry,
         git: git::Client::new(http),
     };

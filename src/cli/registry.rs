@@ -1,7 +1,7 @@
 //! What all commands that speak to registries are told about them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -40,10 +40,7 @@ impl RegistryArguments {
     /// # Errors
     /// When the file of settings cannot be used.
     pub fn client(&self) -> Result<Client, Error> {
-        let registries = match &self.registries {
-            Some(file) => RegistrySettings::read_file(file)?,
-            None => Vec::new(),
-        };
+        let registries = settings(self.registries.as_deref())?;
         let plain_http = self.plain_http.clone();
         Ok(Client::new(&Settings { registries, plain_http, ..Settings::default() })?)
     }
@@ -72,4 +69,14 @@ impl RegistryArguments {
         let keyring = credentials::keyring(&files, &all).await?;
         Ok(client.session(Arc::new(keyring)))
     }
+}
+
+/// What the file says of registries, if there is one.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn settings(file: Option<&Path>) -> Result<Vec<RegistrySettings>, Error> {
+    // An empty MULTIARCH_REGISTRIES is none.
+    let file = file.filter(|file| !file.as_os_str().is_empty());
+    Ok(file.map(RegistrySettings::read_file).transpose()?.unwrap_or_default())
 }

@@ -201,7 +201,7 @@ impl Copied {
         }
     }
 
-    fn and(mut self, size: u64, delivery: Delivery) -> Self {
+    pub(crate) fn and(mut self, size: u64, delivery: Delivery) -> Self {
         match delivery {
             Delivery::Present => self.present += 1,
             Delivery::Mounted => self.mounted += 1,
@@ -222,7 +222,7 @@ struct Contents {
 }
 
 /// The blobs that go with a manifest, each once.
-fn blobs(operation: &Operation, manifest: &Manifest) -> Result<Vec<Descriptor>, Error> {
+pub(crate) fn blobs(operation: &Operation, manifest: &Manifest) -> Result<Vec<Descriptor>, Error> {
     let media_type = &manifest.descriptor.media_type;
     if !media_type.is_manifest() {
         return Err(operation.error(Kind::Unsupported, format!("only images are copied, not {media_type}")));

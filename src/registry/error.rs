@@ -8,9 +8,13 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::descriptor::null_as_default;
+use super::http::explain_tls;
 
 /// The longest message of a registry that is repeated, in characters.
 const LONGEST_MESSAGE: usize = 200;
+
+/// What is said of connections that the other side has ended without a word.
+const ENDED: [&str; 3] = ["connection closed", "broken pipe", "connection reset"];
 
 /// What kind of thing went wrong; decides what is done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,7 +145,19 @@ impl Operation {
 
     /// A request that got no answer, or whose answer broke off.
     pub(crate) fn no_answer(&self, host: &str, error: &reqwest::Error) -> Error {
-        self.unreachable(host, &leaf_cause(error))
+        let cause = leaf_cause(error);
+        if let Some(explanation) = explain_tls(&cause) {
+            let mut failure = self.unreachable(host, &explanation);
+            // Somebody has to act.
+            failure.0.transient = false;
+            return failure;
+        }
+        // TLS 1.3 lets a server refuse a client after it has been greeted, and the refusal is easily lost.
+        let is_tls = error.url().is_some_and(|url| url.scheme() == "https");
+        match is_tls && error.is_request() && ENDED.iter().any(|ended| cause.contains(ended)) {
+            true => self.unreachable(host, &format!("{cause}, as where a client certificate is missing")),
+            false => self.unreachable(host, &cause),
+        }
     }
 
     /// A request or an answer that stands still.
@@ -236,10 +252,6 @@ fn leaf_cause(error: &reqwest::Error) -> String {
     let leaf = leaf.split(" (os error").next().unwrap_or_default();
     match leaf {
         "" => "the request failed".to_owned(),
-        _ if leaf.contains("InvalidContentType") => {
-            "the server does not speak TLS; if it is meant to be plain HTTP, list it as a plain-HTTP registry"
-                .to_owned()
-        }
         _ => readable(&first_letter_small(leaf)),
     }
 }

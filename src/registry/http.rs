@@ -114,14 +114,7 @@ impl HttpClients {
     pub(crate) fn for_url(&self, url: &Url) -> Result<reqwest::Client, Error> {
         let host = authority(url);
         let settings = self.settings(&host);
-        let tls = match (url.scheme(), &settings.insecure_skip_verify) {
-            ("http", _) => Tls::None,
-            (_, true) => Tls::Unverified { identity: settings.client_certificate.clone() },
-            (_, false) => Tls::Verified {
-                authority: settings.certificate_authority.clone(),
-                identity: settings.client_certificate.clone(),
-            },
-        };
+        let tls = if url.scheme() == "http" { Tls::None } else { Self::tls(&settings) };
         if matches!(tls, Tls::Unverified { .. }) && lock(&self.warned).insert(host.clone()) {
             tracing::warn!(
                 host,
@@ -131,6 +124,14 @@ impl HttpClients {
         // As in Go: a proxy cannot reach what is on this machine.
         self.client(&Way { direct: is_loopback(&host), tls })
             .map_err(|problem| Operation::new(&host, "setting up TLS").error(Kind::Unsupported, problem))
+    }
+
+    fn tls(settings: &RegistrySettings) -> Tls {
+        let identity = settings.client_certificate.clone();
+        match settings.insecure_skip_verify {
+            true => Tls::Unverified { identity },
+            false => Tls::Verified { authority: settings.certificate_authority.clone(), identity },
+        }
     }
 
     /// The client of that way; a new one if its files have changed.
@@ -213,6 +214,10 @@ impl Tls {
     }
 }
 
+fn unusable(host: &str, problem: String) -> Error {
+    Operation::new(host, "setting up TLS").error(Kind::Unsupported, problem)
+}
+
 fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
     let pem = read(file)?;
     match Certificate::from_pem_bundle(&pem) {
@@ -237,6 +242,22 @@ impl Client {
     /// The most requests that may be under way at `host` at once, if there is such a limit.
     pub fn max_concurrent(&self, host: &str) -> Option<NonZeroUsize> {
         self.http().settings(host).max_concurrent_requests
+    }
+
+    /// Reads all certificates that the settings name. Without this, each is read when it is first needed.
+    ///
+    /// # Errors
+    /// If one cannot be used; names the entry and the file.
+    pub fn check_certificates(&self) -> Result<(), Error> {
+        let http = self.http();
+        for (_, settings) in &http.registries {
+            let tls = HttpClients::tls(settings);
+            if tls.files().next().is_some() {
+                let way = Way { direct: is_loopback(&settings.host), tls };
+                http.client(&way).map_err(|problem| unusable(&settings.host, problem))?;
+            }
+        }
+        Ok(())
     }
 
     /// From now on lets the registry of `repository` speak TLS without verification, or plain HTTP if it has no TLS.
@@ -289,6 +310,42 @@ fn proxy_has_tls() -> bool {
     ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
         .iter()
         .any(|name| std::env::var(name).is_ok_and(|proxy| proxy.starts_with("https:")))
+}
+
+/// What to do about an error of TLS, by its words in rustls; none if it is no such error.
+pub(crate) fn explain_tls(error: &str) -> Option<String> {
+    let has = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    let explanation = if has(&["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"]) {
+        "its certificate is of an authority that is not known here; if that is as it should be, name the \
+         authority's certificate in the registry settings (certificateAuthorityFile)"
+            .to_owned()
+    } else if has(&["certificate expired"]) {
+        "its certificate has expired; somebody has to renew it, or the clock here is wrong".to_owned()
+    } else if has(&["certificate not valid yet"]) {
+        "its certificate is not valid yet; the clock here or there is wrong".to_owned()
+    } else if has(&["certificate not valid for name"]) {
+        let names = error.rsplit_once("certificate is").map_or("", |(_, names)| names.trim());
+        format!("its certificate is {names}; use that name, or have a certificate made for this one")
+    } else if has(&["invalid peer certificate"]) {
+        let (_, cause) = error.rsplit_once("invalid peer certificate: ").unwrap_or(("", error));
+        format!("its certificate is of no use: {cause}")
+    } else if has(&["alert: CertificateRequired"]) {
+        "it wants a client certificate; name one in the registry settings (clientCertificateFile, clientKeyFile)"
+            .to_owned()
+    } else if has(&["received fatal alert:"]) {
+        let (_, alert) = error.rsplit_once("alert: ").unwrap_or(("", error));
+        format!(
+            "it ended TLS with the alert {alert}; where it wants a client certificate, look at the one in the \
+             registry settings (clientCertificateFile, clientKeyFile)"
+        )
+    } else if has(&["InvalidContentType"]) {
+        "it does not speak TLS; if it is meant to be plain HTTP, say so (--plain-http, or plainHTTP in the \
+         registry settings)"
+            .to_owned()
+    } else {
+        return None;
+    };
+    Some(explanation)
 }
 
 /// Without the port that addresses of TLS leave out.

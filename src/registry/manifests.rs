@@ -211,6 +211,21 @@ impl Session {
     }
 }
 
+/// The manifest that `descriptor` names, from bytes that were somewhere else than in a registry.
+///
+/// # Errors
+/// As [`Session::get_manifest`].
+pub(crate) fn manifest_from_bytes(
+    operation: &Operation,
+    descriptor: &Descriptor,
+    bytes: Bytes,
+) -> Result<Manifest, Error> {
+    let digest = verified(operation, &descriptor.digest, &bytes)?;
+    let media_type = media_type(&bytes, Some(descriptor.media_type.clone()))
+        .map_err(|(kind, cause)| operation.error(kind, cause))?;
+    Ok(Manifest { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
+}
+
 /// The digest, if `bytes` have it.
 pub(crate) fn verified(operation: &Operation, expected: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
     let found = Digest::of(expected.algorithm(), bytes);
@@ -243,7 +258,7 @@ struct Outline {
 
 /// What the bytes are. The body knows best, then the header, then the shape; they may not disagree on whether it
 /// is an index, since one that is read both ways lets two programs run two images (CVE-2021-41190).
-fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
+pub(crate) fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
     let malformed = |cause: &str| (Kind::Malformed, cause.to_owned());
     let outline: Outline =
         serde_json::from_slice(bytes).map_err(|_| malformed("the manifest is not a JSON object"))?;

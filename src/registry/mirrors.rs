@@ -63,7 +63,7 @@ impl Session {
 
     /// The copies of `repository` that may be read in its place.
     pub(crate) fn mirrors_of(&self, repository: &Repository) -> Vec<Repository> {
-        if self.writes_to(repository) {
+        if !self.may_use_mirrors(repository) {
             return Vec::new();
         }
         self.client().mirrors(repository)

@@ -33,9 +33,11 @@ pub struct Session {
     keyring: Arc<Keyring>,
     /// Which of several matching credentials was good for what.
     good: Arc<Mutex<HashMap<(Repository, Scopes), usize>>>,
+    retry: Retry,
+    /// Whether mirrors are asked for what is read.
+    mirrored: bool,
     /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
     foreseen: Arc<HashMap<Repository, Scopes>>,
-    retry: Retry,
     observer: Arc<dyn Observer>,
 }
 
@@ -113,8 +115,18 @@ struct Authorization {
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
         let retry = client.retry().clone();
-        let (good, foreseen) = Default::default();
-        Self { client, keyring, good, foreseen, retry, observer: Arc::new(()) }
+        let (good, foreseen, observer) = (Arc::default(), Arc::default(), Arc::new(()));
+        Self { client, keyring, good, retry, mirrored: true, foreseen, observer }
+    }
+
+    /// The same session, for who has to know what the registry itself has.
+    pub fn without_mirrors(&self) -> Self {
+        Self { mirrored: false, ..self.clone() }
+    }
+
+    /// Whether mirrors may be asked for what `repository` has: not where this session writes.
+    pub(crate) fn may_use_mirrors(&self, repository: &Repository) -> bool {
+        self.mirrored && !self.writes_to(repository)
     }
 
     /// The same session for what may fail.

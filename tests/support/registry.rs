@@ -46,6 +46,11 @@ impl Registry {
         Self::spawn(json!({"storage": {"maintenance": {"readonly": {"enabled": true}}}}), None)
     }
 
+    /// One that differs in its configuration.
+    pub fn configured(changes: Value) -> Self {
+        Self::spawn(changes, None)
+    }
+
     fn spawn(changes: Value, credentials: Option<(&'static str, &'static str)>) -> Self {
         Self::distribution(&devcluster_program("registry"), changes, credentials)
     }

@@ -19,8 +19,6 @@ use crate::registry::Client;
 
 /// How long the end of the process waits for uploads to be cancelled at their registries.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// A command waits for networks; a second thread hashes while the first one does so.
-const THREADS: usize = 2;
 
 /// What is to be done with an index.
 #[derive(Args, Debug)]
@@ -98,7 +96,8 @@ impl Command {
 /// Those of the command; [`exit::report`] knows them all.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     logging::start(arguments.verbose, arguments.quiet);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    // One thread copies as fast as two, and neither of them wakes the other: less memory, fewer cycles.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(until_interrupted(arguments));
     // A look-up of a host name that nobody waits for any more holds nobody up.
     runtime.shutdown_background();
