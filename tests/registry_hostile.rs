@@ -141,8 +141,16 @@ async fn refused(server: &Raw) -> Error {
 #[tokio::test]
 async fn a_body_that_trickles_is_given_up() {
     let server = Raw::start(|_, mut peer| async move {
-        peer.asked().await?;
-        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n").await?;
+        let head = peer.asked().await?.to_ascii_lowercase();
+        let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-'));
+        let answer = match range.and_then(|start| start.parse::<u64>().ok()) {
+            None => "HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n".to_owned(),
+            Some(start) => {
+                let (range, length) = (format!("bytes {start}-3999999/4000000"), 4_000_000 - start);
+                format!("HTTP/1.1 206 Partial Content\r\nContent-Range: {range}\r\nContent-Length: {length}\r\n\r\n")
+            }
+        };
+        peer.say(answer).await?;
         loop {
             peer.say(" ").await?;
             // Less than silence is given up after, more than nothing.
@@ -502,9 +510,9 @@ async fn headers_about_content_are_hints_and_no_more() {
 async fn a_storm_of_rate_limits_passes_or_is_given_up() {
     let asked = AtomicUsize::new(0);
     // Some of the requests are too many, whatever they ask for.
-    let stormy = FaultServer::start(move |request: &Asked| match asked.fetch_add(1, Ordering::SeqCst) % 3 {
-        2 => uploads(request, || Answer::status(202).header("Location", "/upload?state=m")),
-        _ => Answer::status(429).header("Retry-After", "0"),
+    let stormy = FaultServer::start(move |request: &Asked| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 | 2 | 4 | 7 | 8 => Answer::status(429).header("Retry-After", "0"),
+        _ => uploads(request, || Answer::status(202).header("Location", "/upload?state=m")),
     })
     .await;
     let session = anonymous();
