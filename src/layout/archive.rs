@@ -68,7 +68,8 @@ pub(super) fn read(place: &Path, mut stream: impl Read) -> Result<Members, Layou
     let compressed = magic == GZIP;
     let whole = io::Cursor::new(magic).chain(stream);
     let mut file = tempfile::tempfile().map_err(failed)?;
-    if compressed { unpack(whole, &mut file) } else { copy(whole, &mut file) }.map_err(failed)?;
+    if compressed { unpack(whole, &mut file, UNPACKED_FREELY) } else { copy(whole, &mut file) }
+        .map_err(failed)?;
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
     members(place, file)
 }
@@ -78,7 +79,7 @@ fn copy(mut from: impl Read, to: &mut File) -> io::Result<()> {
 }
 
 /// Writes what is compressed, as long as it does not grow beyond measure.
-fn unpack(from: impl Read, to: &mut File) -> io::Result<()> {
+fn unpack(from: impl Read, to: &mut impl Write, freely: u64) -> io::Result<()> {
     let taken = Rc::new(Cell::new(0));
     let mut decoder = MultiGzDecoder::new(BufReader::new(Counted { inner: from, taken: Rc::clone(&taken) }));
     let mut buffer = vec![0; 128 * 1024];
@@ -87,7 +88,7 @@ fn unpack(from: impl Read, to: &mut File) -> io::Result<()> {
         let count = decoder.read(&mut buffer)?;
         let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else { return Ok(()) };
         written += count as u64;
-        if written > UNPACKED_FREELY.max(taken.get().saturating_mul(LARGEST_RATIO)) {
+        if written > freely.max(taken.get().saturating_mul(LARGEST_RATIO)) {
             let cause = format!(
                 "it unpacks to more than {LARGEST_RATIO} times its size; unpack it yourself to use it"
             );
@@ -204,5 +205,40 @@ impl Members {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_grows_beyond_measure_is_not_unpacked_to_its_end() {
+        let bomb = gzip(&vec![0; 8 << 20]);
+        let mut unpacked = Vec::new();
+        let error = unpack(bomb.as_slice(), &mut unpacked, 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("more than 100 times its size"), "{error}");
+        assert!(unpacked.len() <= 2 << 20, "{}", unpacked.len());
+        assert!(unpack(bomb.as_slice(), &mut io::sink(), 8 << 20).is_ok());
+    }
+
+    #[test]
+    fn what_several_runs_of_gzip_wrote_is_one_archive() {
+        let whole = [gzip(b"one "), gzip(b"two")].concat();
+        let mut unpacked = Vec::new();
+        unpack(whole.as_slice(), &mut unpacked, 100).unwrap();
+        assert_eq!(unpacked, b"one two");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_no_archive() {
+        let whole = gzip(&[7; 1000]);
+        assert!(unpack(&whole[..whole.len() - 4], &mut io::sink(), 10_000).is_err());
     }
 }

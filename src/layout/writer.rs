@@ -96,3 +96,49 @@ fn header(name: &str, kind: tar::EntryType, mode: u32, size: u64) -> io::Result<
     // Without the end of an archive that the builder writes when it goes.
     Ok(std::mem::take(builder.get_mut()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    async fn written(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut archive = ArchiveWriter::new("memory", &mut out);
+        archive.folder("blobs/").await.unwrap();
+        for (name, content) in files {
+            archive.file(name, content).await.unwrap();
+        }
+        archive.finish().await.unwrap();
+        out
+    }
+
+    #[tokio::test]
+    async fn names_as_long_as_those_of_sha_512_and_contents_of_any_length_are_read_back() {
+        let long = format!("blobs/sha512/{}", "0123456789abcdef".repeat(8));
+        let files: [(&str, &[u8]); 4] =
+            [("empty", b""), (&long, b"x"), ("block", &[7; 512]), ("more", &[8; 513])];
+        let bytes = written(&files).await;
+        assert_eq!(bytes.len() % 512, 0);
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let mut found = Vec::new();
+        for entry in archive.entries().unwrap().skip(1) {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            found.push((entry.path().unwrap().display().to_string(), content));
+        }
+        let expected: Vec<(String, Vec<u8>)> =
+            files.iter().map(|(name, content)| ((*name).to_owned(), content.to_vec())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_file_of_more_than_8_gib_has_a_header() {
+        let size = 9 << 30;
+        let bytes = header("blob", tar::EntryType::Regular, 0o644, size).unwrap();
+        let header = tar::Header::from_byte_slice(&bytes);
+        assert_eq!((bytes.len(), header.entry_size().unwrap()), (512, size));
+    }
+}

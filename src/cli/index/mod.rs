@@ -1,8 +1,11 @@
 //! `multiarch index`: image indexes, made, read, changed, checked and copied without a cluster.
 
 mod annotate;
+mod apply;
 mod copy;
 mod create;
+mod export;
+mod import;
 mod inspect;
 mod publish;
 mod verify;
@@ -46,6 +49,12 @@ enum Command {
     Verify(verify::Arguments),
     /// Copy an index with all its images and attestations, byte for byte.
     Copy(copy::Arguments),
+    /// Write an index with everything it names into an OCI image layout: a directory or a tar archive.
+    Export(export::Arguments),
+    /// Push an index with everything it names from an OCI image layout.
+    Import(import::Arguments),
+    /// Publish what files say: MultiArchImages of existing images, or manifest-tool's YAML.
+    Apply(apply::Arguments),
 }
 
 /// What all commands work with.
@@ -76,6 +85,9 @@ impl Command {
             Self::Annotate(arguments) => &arguments.registry,
             Self::Verify(arguments) => &arguments.registry,
             Self::Copy(arguments) => &arguments.registry,
+            Self::Export(arguments) => &arguments.registry,
+            Self::Import(arguments) => &arguments.registry,
+            Self::Apply(arguments) => &arguments.registry,
         }
     }
 
@@ -86,6 +98,9 @@ impl Command {
             Self::Annotate(arguments) => arguments.run(context).await,
             Self::Verify(arguments) => arguments.run(context).await,
             Self::Copy(arguments) => arguments.run(context).await,
+            Self::Export(arguments) => arguments.run(context).await,
+            Self::Import(arguments) => arguments.run(context).await,
+            Self::Apply(arguments) => arguments.run(context).await,
         }
     }
 }
