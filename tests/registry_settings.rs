@@ -3,7 +3,6 @@
 #[path = "support/certificates.rs"]
 mod certificates;
 #[path = "support/registry.rs"]
-#[allow(dead_code)]
 mod support;
 
 use std::path::Path;
