@@ -79,7 +79,7 @@ impl Error {
         let cause = self.0.cause.to_ascii_lowercase();
         matches!(self.kind(), Kind::Rejected | Kind::Denied)
             && cause.contains("token")
-            && cause.contains("expired")
+            && (cause.contains("expired") || cause.contains("invalid"))
     }
 
     /// Lets the caller's retry policy try again what is not transient by its kind.
