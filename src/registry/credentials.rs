@@ -362,6 +362,76 @@ mod tests {
     }
 
     #[test]
+    fn a_key_matches_as_in_the_kubelet() {
+        for (key, repository, matches) in [
+            ("https://a.io", "a.io/web", true),
+            ("http://a.io/", "a.io/web", true),
+            ("https://a.io/v2/team/", "a.io/team/web", true),
+            ("a.io/v2", "a.io/web", true),
+            ("A.io/team", "a.io/team/web", true),
+            ("a.io/Team", "a.io/team/web", false),
+            ("a.io/team/web", "a.io/team/web", true),
+            ("a.io/team/web", "a.io/team", false),
+            ("a.io/te", "a.io/team/web", false),
+            ("a.io/*", "a.io/team/web", false),
+            ("a.io:5000", "a.io/web", false),
+            ("a.io", "a.io:5000/web", false),
+            ("*.io:5000/team", "a.io:5000/team/web", true),
+            ("*.io", "b.a.io/web", false),
+            ("*.*.io", "b.a.io/web", true),
+            ("b?.a.io", "b1.a.io/web", true),
+            ("*", "a.io/web", false),
+            ("*", "localhost/web", true),
+            ("[::1]:5000", "[::1]:5000/web", true),
+            ("*.docker.io", "busybox", true),
+            ("docker.io/library", "busybox", true),
+            ("docker.io/acme", "busybox", false),
+        ] {
+            let found = users(&keyring(&auths(&[(key, "user")])), repository);
+            assert_eq!(found.len(), usize::from(matches), "{key} {repository}");
+        }
+    }
+
+    #[test]
+    fn clouds_have_tokens_for_passwords() {
+        let entry = |user: &str, password: &str| {
+            let auth = STANDARD.encode(format!("{user}:{password}"));
+            let keyring = keyring(&serde_json::json!({"auths": {"a.io": {"auth": auth}}}).to_string());
+            keyring.for_repository(&"a.io/web".parse().unwrap()).remove(0)
+        };
+        let key_file = r#"{"type": "service_account", "private_key": "-----BEGIN…:…"}"#;
+        for (user, password) in [
+            ("AWS", "eyJwYXlsb2FkIjoi=="),
+            ("oauth2accesstoken", "ya29.c:d"),
+            ("_json_key", key_file),
+            ("_json_key_base64", "eyJ0eXBlIjoi"),
+        ] {
+            let expected = Credential::Basic { username: user.into(), password: password.into() };
+            assert_eq!(entry(user, password), expected);
+        }
+    }
+
+    #[test]
+    fn a_helper_for_the_registry_comes_before_one_for_all() {
+        let config = |text: &str| DockerConfig::parse("config.json", text.as_bytes()).unwrap();
+        let helper = |config: &DockerConfig, repository: &str| {
+            config.helper_for(&repository.parse().unwrap()).map(|(server, name)| format!("{name} {server}"))
+        };
+        let several = config(
+            r#"{"credsStore":"all","credHelpers":{"gcr.io":"gcloud","https://quay.io/v2/":"quay","plain.io":"","docker.io":"hub"}}"#,
+        );
+        assert_eq!(helper(&several, "gcr.io/web").as_deref(), Some("gcloud gcr.io"));
+        assert_eq!(helper(&several, "quay.io/web").as_deref(), Some("quay quay.io"));
+        assert_eq!(helper(&several, "busybox").as_deref(), Some("hub https://index.docker.io/v1/"));
+        assert_eq!(helper(&several, "b.io:5000/web").as_deref(), Some("all b.io:5000"));
+        assert_eq!(helper(&several, "plain.io/web"), None);
+        let own = config(r#"{"credHelpers":{"https://index.docker.io/v1/":"hub"}}"#);
+        assert_eq!(helper(&own, "busybox").as_deref(), Some("hub https://index.docker.io/v1/"));
+        assert_eq!(helper(&own, "gcr.io/web"), None);
+        assert_eq!(helper(&config(r#"{"credsStore":7}"#), "gcr.io/web"), None);
+    }
+
+    #[test]
     fn docker_hub_is_known_by_all_its_names() {
         for key in ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io/v2/"]
         {
