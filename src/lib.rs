@@ -13,8 +13,11 @@ pub mod api;
 pub mod build;
 pub mod cli;
 pub mod controller;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod git;
 pub mod image;
+pub mod layout;
 pub mod plan;
 pub mod platform;
 pub mod registry;

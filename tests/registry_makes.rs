@@ -6,15 +6,14 @@ mod peers;
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use multiarch::image::{AssembledIndex, Format, PlatformCheck, ResolvedImage, TagPolicy, publish, resolve};
 use multiarch::registry::{
-    Delivery, Descriptor, Digest, Keyring, Kind, MediaType, Reference, Repository, Session,
+    Delivery, Descriptor, Digest, Kind, Manifest, MediaType, Reference, Repository, Session,
 };
 use peers::{MAKES, Make};
 use serde_json::{Value, json};
-use support::{Registry, client};
+use support::Registry;
 
 /// Tells the story at each make, all of them at once.
 async fn everywhere<Story: Future<Output = ()>>(story: impl Fn(Make, Registry) -> Story) {
@@ -209,9 +208,9 @@ async fn artifact(registry: &Registry, repository: &Repository, kind: &str, subj
     });
     let bytes = bytes::Bytes::from(manifest.to_string());
     let descriptor = Descriptor::new(MediaType::OCI_MANIFEST, Digest::sha256(&bytes), bytes.len() as u64);
-    let reference = repository.with_digest(&descriptor.digest);
-    registry.session().put_manifest(&reference, &MediaType::OCI_MANIFEST, &bytes).await.unwrap();
-    descriptor
+    let manifest = Manifest { descriptor, bytes };
+    registry.session().put_referrer(repository, &manifest).await.unwrap();
+    manifest.descriptor
 }
 
 #[tokio::test]
@@ -251,19 +250,19 @@ async fn what_is_pushed_with_a_subject_is_found_by_it() {
 async fn a_list_written_by_many_at_once_has_them_all() {
     let registry = Registry::anonymous();
     let image = registry.push_image("team/web", "1", "linux/amd64").await;
-    let repository = registry.repository("team/web");
-    let kinds: Vec<String> = (0..8).map(|number| format!("scan-{number}")).collect();
-    let session = client().session(Arc::new(Keyring::default()));
+    let (session, repository) = (registry.session(), registry.repository("team/web"));
     let mut manifests = Vec::new();
-    for kind in &kinds {
+    for number in 0..8 {
         // Made elsewhere, so that only the pushes below are about the image here.
         let elsewhere = registry.repository("team/scans");
-        let made = artifact(&registry, &elsewhere, kind, json!(image)).await;
-        manifests.push(session.get_manifest(&elsewhere.with_digest(&made.digest)).await.unwrap());
+        let made = artifact(&registry, &elsewhere, &format!("scan-{number}"), json!(image)).await;
+        let manifest = session.get_manifest(&elsewhere.with_digest(&made.digest)).await.unwrap();
+        session.copy(&elsewhere, &repository, &manifest).await.unwrap();
+        manifests.push(manifest);
     }
-    let (from, to) = (registry.repository("team/scans"), repository.clone());
-    let copies = manifests.iter().map(|manifest| session.copy(&from, &to, manifest));
-    futures::future::try_join_all(copies).await.unwrap();
+    assert_eq!(session.referrers(&repository, &image.digest, None).await.unwrap(), [], "nobody said so");
+    let pushes = manifests.iter().map(|manifest| session.put_referrer(&repository, manifest));
+    futures::future::try_join_all(pushes).await.unwrap();
     let found = session.referrers(&repository, &image.digest, None).await.unwrap();
-    assert_eq!(found.len(), kinds.len());
+    assert_eq!(found.len(), manifests.len());
 }

@@ -183,6 +183,7 @@ async fn a_blob_is_copied_from_a_mirror() {
 #[tokio::test]
 async fn a_blob_that_a_mirror_has_wrong_is_copied_from_the_registry() {
     let line = format!("GET /v2/team/web/blobs/{}", blob().digest);
+    // As long as it should be, longer, and shorter.
     let other = |body: Vec<u8>| move |_: &Asked| Answer::status(200).body(body.clone());
     for answer in [other(BLOB.to_ascii_uppercase()), other([BLOB, BLOB].concat()), other(BLOB[..5].to_vec())]
     {

@@ -221,8 +221,7 @@ async fn one_tag(loses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Fault
 }
 
 async fn push(server: &FaultServer, manifest: &Manifest) -> Result<(), multiarch::registry::Error> {
-    let reference = web(server).with_digest(&manifest.descriptor.digest);
-    anonymous().put_manifest(&reference, &manifest.descriptor.media_type, &manifest.bytes).await
+    anonymous().put_referrer(&web(server), manifest).await
 }
 
 #[tokio::test]
@@ -260,9 +259,7 @@ async fn a_registry_that_confirms_the_subject_is_asked_nothing_more() {
 async fn attach(registry: &Registry, path: &str, kind: &str, subject: &Digest) -> Descriptor {
     registry.push_blob(path, b"{}").await;
     let manifest = artifact(kind, subject);
-    let reference = registry.repository(path).with_digest(&manifest.descriptor.digest);
-    let session = registry.session();
-    session.put_manifest(&reference, &manifest.descriptor.media_type, &manifest.bytes).await.unwrap();
+    registry.session().put_referrer(&registry.repository(path), &manifest).await.unwrap();
     manifest.descriptor
 }
 
@@ -318,6 +315,25 @@ async fn referrers_follow_their_image_from_every_make_to_every_other() {
         assert_eq!((again.copied.uploaded, again.copied.mounted), (0, 0), "{make:?} to {other:?}");
         assert_eq!(again.referrers, first.referrers);
     }
+}
+
+#[tokio::test]
+async fn what_has_followed_already_is_only_looked_at() {
+    let (from, to) = (MAKES[2].start(), MAKES[2].start());
+    let image = from.push_image("team/web", "1", "linux/amd64").await;
+    attach(&from, "team/web", "example/sbom", &image.digest).await;
+    followed(&from, &to, &image, ALL).await;
+
+    let client = client();
+    let session = client.session(Keyring::default().into());
+    let (source, target) = (from.repository("team/web"), to.repository("acme/web"));
+    let what = Referrers { oci: true, cosign: false };
+    copy_referrers(&session, &source, &target, &image, what).await.unwrap();
+    assert_eq!(
+        client.requests(),
+        6,
+        "both lists, the manifest, whether it is there, and both lists about it"
+    );
 }
 
 #[tokio::test]
@@ -419,9 +435,8 @@ async fn referrers_of_referrers_end_somewhere() {
     let (source, target) = (from.repository("team/web"), to.repository("acme/web"));
     let session = from.session();
     for number in 0..256 {
-        let Manifest { descriptor, bytes } = artifact(&format!("flood/{number}"), &image.digest);
-        let reference = source.with_digest(&descriptor.digest);
-        session.put_manifest(&reference, &descriptor.media_type, &bytes).await.unwrap();
+        let manifest = artifact(&format!("flood/{number}"), &image.digest);
+        session.put_referrer(&source, &manifest).await.unwrap();
     }
     let error = copy_referrers(&to.session(), &source, &target, &image, ALL).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TooLarge);

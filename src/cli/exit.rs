@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use super::Error;
 use crate::image::{AssembleError, ComposeError, EditError, PublishError, ResolveError};
+use crate::layout::LayoutError;
 use crate::platform::ParsePlatformError;
 use crate::registry::{self, Kind, ParseReferenceError};
 
@@ -119,6 +120,9 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(error) = error.downcast_ref::<EditError>() {
         return Some(of_editing(error));
     }
+    if let Some(error) = error.downcast_ref::<LayoutError>() {
+        return Some(of_layout(error));
+    }
     let usage = error.is::<ParseReferenceError>() || error.is::<ParsePlatformError>();
     usage.then_some(Exit::Usage)
 }
@@ -165,6 +169,16 @@ fn of_editing(error: &EditError) -> Exit {
         EditError::NoSuchPlatform { .. } => Exit::NotFound,
         EditError::Duplicate(_) | EditError::Annotations(_) => Exit::Usage,
         EditError::Json(_) | EditError::TooLarge(_) => Exit::Other,
+    }
+}
+
+fn of_layout(error: &LayoutError) -> Exit {
+    match error {
+        LayoutError::Content(error) => of_kind(error.kind()),
+        LayoutError::Edit { error, .. } => of_editing(error),
+        LayoutError::Incomplete { .. } => Exit::NotFound,
+        LayoutError::Choice { .. } => Exit::Usage,
+        LayoutError::File { .. } | LayoutError::Invalid { .. } => Exit::Other,
     }
 }
 

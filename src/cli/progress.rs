@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::registry::{Delivery, Descriptor, Digest, Observer, Repository};
 
@@ -53,32 +53,39 @@ impl Observer for Lines {
 #[derive(Default)]
 struct Bars(Mutex<HashMap<Digest, ProgressBar>>);
 
+impl Bars {
+    fn bars(&self) -> MutexGuard<'_, HashMap<Digest, ProgressBar>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Observer for Bars {
     fn begun(&self, _: &Repository, blob: &Descriptor) {
-        let bar = ProgressBar::new(blob.size).with_style(style()).with_prefix(short(&blob.digest));
-        let bar = BARS.add(bar);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone(), bar);
+        self.bars().insert(blob.digest.clone(), bar(blob, false));
     }
 
     fn moved(&self, blob: &Descriptor, bytes: u64) {
-        if let Some(bar) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&blob.digest) {
+        if let Some(bar) = self.bars().get(&blob.digest) {
             bar.inc(bytes);
         }
     }
 
     fn delivered(&self, _: &Repository, blob: &Descriptor, delivery: Delivery) {
-        if let Some(bar) = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob.digest) {
-            bar.finish_and_clear();
-        }
+        drop(self.bars().remove(&blob.digest));
         say(&arrival(blob, delivery));
     }
 }
 
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template(
-        "{prefix}  {bar:24.green}  {bytes:>11} of {total_bytes:<11} {binary_bytes_per_sec:>13}  {eta}",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar())
+/// A bar for the bytes of a blob. It goes when it is dropped, and is not seen where there is no terminal.
+pub fn bar(blob: &Descriptor, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let template =
+        "{prefix}  {bar:24.green}  {bytes:>11} of {total_bytes:<11} {binary_bytes_per_sec:>13}  {eta}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(blob.size).with_finish(ProgressFinish::AndClear);
+    BARS.add(bar.with_style(style).with_prefix(short(&blob.digest)))
 }
 
 fn arrival(blob: &Descriptor, delivery: Delivery) -> String {

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::Error;
 use super::credentials::{self, AuthFiles};
+use super::exit::Failure;
 use crate::registry::{Client, RegistrySettings, Repository, Session, Settings};
 
 /// How registries are reached and who we are to them.
@@ -35,6 +36,17 @@ pub struct RegistryArguments {
 }
 
 impl RegistryArguments {
+    /// Sees to it that standard input is free for something else.
+    ///
+    /// # Errors
+    /// When the password is to come from it.
+    pub fn leave_standard_input(&self) -> Result<(), Error> {
+        if self.password_stdin {
+            return Err(Failure::usage("standard input is `-`, so --password-stdin cannot have it").into());
+        }
+        Ok(())
+    }
+
     /// A client with these settings. Nothing is connected yet.
     ///
     /// # Errors

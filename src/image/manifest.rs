@@ -51,6 +51,36 @@ pub struct ImageConfig {
     /// What the operating system must have, of Windows images.
     #[serde(default, rename = "os.features", deserialize_with = "null_as_default")]
     pub os_features: Vec<String>,
+    /// What is started, and how. Empty if it makes no sense.
+    #[serde(default, deserialize_with = "lenient")]
+    pub config: ExecutionParameters,
+}
+
+/// What we need of the execution parameters in an image's config: OCI image spec, config.md, "config".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ExecutionParameters {
+    /// The command that is started, with its first arguments.
+    #[serde(default, deserialize_with = "lenient")]
+    pub entrypoint: Vec<String>,
+    /// Further arguments, or the command if there is no entrypoint.
+    #[serde(default, deserialize_with = "lenient")]
+    pub cmd: Vec<String>,
+    /// The environment, each as `NAME=value`.
+    #[serde(default, deserialize_with = "lenient")]
+    pub env: Vec<String>,
+    /// The working directory, of which relative commands are.
+    #[serde(default, deserialize_with = "lenient")]
+    pub working_dir: String,
+}
+
+/// Nothing, where it is of another kind than the specification says: an image is usable all the same.
+fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::de::DeserializeOwned,
+{
+    Ok(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).unwrap_or_default())
 }
 
 impl ImageConfig {

@@ -1,8 +1,9 @@
 //! Images and indexes: how an image is found and verified, and what is published.
 //!
 //! [`resolve`] ─▶ [`ResolvedImage`]s ─▶ [`AssembledIndex::assemble`] (pure) ─▶ [`publish`]; all of it at once:
-//! [`publish_composition`]
+//! [`publish_composition`]. Apart from that, [`inspect_program`] looks into an image's layers.
 
+mod binary;
 mod compose;
 mod edit;
 mod find;
@@ -13,13 +14,15 @@ mod publish;
 mod referrers;
 mod resolve;
 
+pub(crate) use binary::inspect_layers;
+pub use binary::{Machine, Program, ProgramFinding, inspect_program};
 pub use compose::{
     ComposeError, Composed, Composition, DescriptorEdits, Publication, Source, Target, compose,
     publish_composition,
 };
 pub use edit::{EditError, EditableIndex, Edits};
 pub use index::{AssembleError, AssembledIndex, Format};
-pub use manifest::{ImageConfig, ImageManifest, Index};
+pub use manifest::{ExecutionParameters, ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
 pub use referrers::{Followed, Referrers, copy_referrers};
 pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};

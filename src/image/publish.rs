@@ -70,8 +70,6 @@ impl Tags {
     ) -> Result<Self, Error> {
         let session = &session.writing_to([repository], []);
         let operation = Operation::new(repository, "publishing the index");
-        // A mirror's tags are not those that are about to be written.
-        let session = &session.without_mirrors();
         let tag = |name: &str| {
             repository.with_tag(name).map_err(|error| operation.error(Kind::Rejected, error.to_string()))
         };
@@ -143,7 +141,6 @@ impl Tags {
         index: &AssembledIndex,
     ) -> Result<Vec<(Reference, TagChange)>, Error> {
         let digest = &index.descriptor.digest;
-        let session = &session.without_mirrors();
         if self.tags.is_empty() {
             let reference = self.repository.with_digest(digest);
             if session.head_manifest(&reference).await?.is_some() {

@@ -40,6 +40,14 @@ pub struct Followed {
     pub warnings: Vec<String>,
 }
 
+/// An entry of the source's list.
+struct Listed {
+    subject: Digest,
+    digest: Digest,
+    /// Whether the target's list has it.
+    in_target: bool,
+}
+
 /// Copies what refers to `child`, an image or an index, from `source` to `target`, byte for byte.
 ///
 /// `child` itself need not be in the target yet. What is there already costs a look. A manifest that is listed as a
@@ -82,39 +90,24 @@ impl Copy<'_> {
         let mut seen = HashSet::from([image.clone()]);
         let mut subjects = vec![image.clone()];
         for _ in 0..DEEPEST {
-            let lists: Vec<(Digest, Vec<Descriptor>)> = stream::iter(&subjects)
-                .map(async |subject| {
-                    let list = self.session.referrers(self.source, subject, None).await?;
-                    Ok::<_, Error>((subject.clone(), list))
-                })
-                .buffered(PARALLEL)
-                .try_collect()
-                .await?;
-            let mut next = Vec::new();
-            for (subject, list) in lists {
-                for entry in list {
-                    if seen.insert(entry.digest.clone()) {
-                        next.push((subject.clone(), entry));
-                    }
-                }
-            }
+            let lists = stream::iter(&subjects).map(|subject| self.lists(subject)).buffered(PARALLEL);
+            let lists: Vec<Vec<Listed>> = lists.try_collect().await?;
+            let next: Vec<Listed> =
+                lists.into_iter().flatten().filter(|listed| seen.insert(listed.digest.clone())).collect();
             if seen.len() > MOST_FOLLOWERS {
                 let operation = Operation::new(self.source.with_digest(image), "copying the referrers");
                 let cause = format!("more than {MOST_FOLLOWERS} manifests refer to the image");
                 return Err(operation.error(Kind::TooLarge, cause));
             }
-            let copied: Vec<Result<(Digest, Copied), String>> = stream::iter(next)
-                .map(async |(subject, entry)| self.referrer(&subject, &entry).await)
-                .buffered(PARALLEL)
-                .try_collect()
-                .await?;
+            let copies = stream::iter(&next).map(|listed| self.referrer(listed)).buffered(PARALLEL);
+            let copies: Vec<Result<Copied, String>> = copies.try_collect().await?;
             subjects.clear();
-            for result in copied {
+            for (listed, result) in next.into_iter().zip(copies) {
                 match result {
-                    Ok((digest, copied)) => {
-                        followed.copied = sum(followed.copied, copied);
-                        subjects.push(digest.clone());
-                        followed.referrers.push(digest);
+                    Ok(copied) => {
+                        followed.copied = followed.copied.plus(copied);
+                        followed.referrers.push(listed.digest.clone());
+                        subjects.push(listed.digest);
                     }
                     Err(warning) => followed.warnings.push(warning),
                 }
@@ -123,13 +116,24 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// One referrer, if it is one; else the warning about it.
-    async fn referrer(
-        &self,
-        subject: &Digest,
-        entry: &Descriptor,
-    ) -> Result<Result<(Digest, Copied), String>, Error> {
-        let reference = self.source.with_digest(&entry.digest);
+    /// What the source lists about `subject`, and whether the target does so too.
+    async fn lists(&self, subject: &Digest) -> Result<Vec<Listed>, Error> {
+        let (here, there) = futures::try_join!(
+            self.session.referrers(self.source, subject, None),
+            self.session.referrers(self.target, subject, None)
+        )?;
+        let listed = here.into_iter().map(|entry| Listed {
+            subject: subject.clone(),
+            in_target: there.iter().any(|known| known.digest == entry.digest),
+            digest: entry.digest,
+        });
+        Ok(listed.collect())
+    }
+
+    /// Copies one referrer, if it is one; else gives the warning about it.
+    async fn referrer(&self, listed: &Listed) -> Result<Result<Copied, String>, Error> {
+        let Listed { subject, digest, in_target } = listed;
+        let reference = self.source.with_digest(digest);
         let manifest = match self.session.get_manifest(&reference).await {
             Ok(manifest) => manifest,
             // Lists under tags outlive what they list, and what is no manifest to us cannot be copied.
@@ -142,32 +146,31 @@ impl Copy<'_> {
             return Ok(Err(format!("{reference}: left behind, as it does not refer to {subject}")));
         }
         let copied = self.manifest(&manifest).await?;
-        Ok(Ok((entry.digest.clone(), copied)))
+        if !in_target || manifest.descriptor.media_type.is_index() {
+            self.session.put_referrer(self.target, &manifest).await?;
+        }
+        Ok(Ok(copied))
     }
 
-    /// An image or an artifact; or an index of some, with all it lists.
+    /// An image or an artifact; or all that an index lists, but not yet the index.
     async fn manifest(&self, manifest: &Manifest) -> Result<Copied, Error> {
-        let mut copied = Copied::default();
-        if manifest.descriptor.media_type.is_index() {
-            let reference = self.source.with_digest(&manifest.descriptor.digest);
-            let operation = Operation::new(&reference, "copying the referrers");
-            let index: Index = serde_json::from_slice(&manifest.bytes).map_err(|error| {
-                operation.error(Kind::Malformed, format!("its index cannot be read: {error}"))
-            })?;
-            if index.manifests.len() > MOST_FOLLOWERS {
-                let cause = format!("an index of more than {MOST_FOLLOWERS} manifests");
-                return Err(operation.error(Kind::TooLarge, cause));
-            }
-            for entry in index.manifests {
-                let child = self.session.get_manifest(&self.source.with_digest(&entry.digest)).await?;
-                copied = sum(copied, self.session.copy(self.source, self.target, &child).await?);
-            }
-        } else {
-            copied = self.session.copy(self.source, self.target, manifest).await?;
+        let Manifest { descriptor, bytes } = manifest;
+        if !descriptor.media_type.is_index() {
+            return self.session.copy(self.source, self.target, manifest).await;
         }
-        // Again, if it was there: only then is it certain to be listed as well.
-        let reference = self.target.with_digest(&manifest.descriptor.digest);
-        self.session.put_manifest(&reference, &manifest.descriptor.media_type, &manifest.bytes).await?;
+        let operation = Operation::new(self.source.with_digest(&descriptor.digest), "copying the referrers");
+        let index: Index = serde_json::from_slice(bytes).map_err(|error| {
+            operation.error(Kind::Malformed, format!("its index cannot be read: {error}"))
+        })?;
+        if index.manifests.len() > MOST_FOLLOWERS {
+            let cause = format!("an index of more than {MOST_FOLLOWERS} manifests");
+            return Err(operation.error(Kind::TooLarge, cause));
+        }
+        let mut copied = Copied::default();
+        for entry in index.manifests {
+            let child = self.session.get_manifest(&self.source.with_digest(&entry.digest)).await?;
+            copied = copied.plus(self.session.copy(self.source, self.target, &child).await?);
+        }
         Ok(copied)
     }
 
@@ -189,7 +192,7 @@ impl Copy<'_> {
                     continue;
                 }
                 _ => {
-                    followed.copied = sum(followed.copied, self.manifest(&found).await?);
+                    followed.copied = followed.copied.plus(self.manifest(&found).await?);
                     self.session.put_manifest(&to, &found.descriptor.media_type, &found.bytes).await?;
                 }
             }
@@ -217,14 +220,5 @@ fn holds(new: &Manifest, old: &Manifest) -> bool {
     match (layers(new), layers(old)) {
         (Some(new), Some(old)) => old.iter().all(|layer| new.contains(layer)),
         _ => false,
-    }
-}
-
-fn sum(one: Copied, other: Copied) -> Copied {
-    Copied {
-        bytes: one.bytes + other.bytes,
-        mounted: one.mounted + other.mounted,
-        uploaded: one.uploaded + other.uploaded,
-        present: one.present + other.present,
     }
 }

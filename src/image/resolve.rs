@@ -177,7 +177,12 @@ fn check_platform(
     let Some(found) = config.platform() else {
         return match check {
             PlatformCheck::Off => Ok(Vec::new()),
-            _ => Err(not_an_image(reference, "its config names no os and architecture".to_owned())),
+            PlatformCheck::Warn => Ok(vec![format!(
+                "{reference}: its config names no os and architecture; taken for {declared} as declared"
+            )]),
+            PlatformCheck::Enforce => {
+                Err(not_an_image(reference, "its config names no os and architecture".to_owned()))
+            }
         };
     };
     // Many builders leave the variant out; what they left out is no contradiction.

@@ -115,6 +115,8 @@ fn a_missing_variant_is_no_contradiction_but_another_one_is() {
 fn a_config_without_a_platform_is_no_image() {
     let error = checked("linux/amd64", "{}", PlatformCheck::Enforce).unwrap_err();
     assert!(error.ends_with("its config names no os and architecture"), "{error}");
+    assert_eq!(checked("linux/amd64", "{}", PlatformCheck::Warn), Ok(1));
+    assert_eq!(checked("linux/amd64", "{}", PlatformCheck::Off), Ok(0));
 }
 
 #[test]

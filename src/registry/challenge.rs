@@ -4,16 +4,23 @@ use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
 /// How a registry wants to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Challenge {
-    /// By a token, got from `realm`: distribution spec, "Token authentication".
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+pub enum Challenge {
+    /// By a token: distribution spec, "Token authentication".
+    Bearer {
+        /// Where the token is got.
+        realm: String,
+        /// What it must be for.
+        service: Option<String>,
+        /// What it must allow.
+        scope: Option<String>,
+    },
     /// By name and password: RFC 7617.
     Basic,
 }
 
 impl Challenge {
     /// The best of the challenges in `headers` that we can answer: a token rather than a password.
-    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let offers = offers(headers);
         let bearer = offers.iter().find_map(|offer| {
             let realm = offer.is("bearer").then(|| offer.parameter("realm"))??;

@@ -137,7 +137,7 @@ impl Session {
         target: &Repository,
         digest: &Digest,
     ) -> Result<bool, Error> {
-        match self.without_mirrors().head_manifest(&target.with_digest(digest)).await {
+        match self.head_manifest(&target.with_digest(digest)).await {
             Ok(found) => Ok(found.is_some()),
             // To who may not see what is not there, pushing it will say whether that is the reason.
             Err(error) if error.kind() == Kind::Denied && source != target => Ok(false),
@@ -201,7 +201,7 @@ impl Copied {
         }
     }
 
-    fn and(mut self, size: u64, delivery: Delivery) -> Self {
+    pub(crate) fn and(mut self, size: u64, delivery: Delivery) -> Self {
         match delivery {
             Delivery::Present => self.present += 1,
             Delivery::Mounted => self.mounted += 1,
@@ -222,7 +222,7 @@ struct Contents {
 }
 
 /// The blobs that go with a manifest, each once.
-fn blobs(operation: &Operation, manifest: &Manifest) -> Result<Vec<Descriptor>, Error> {
+pub(crate) fn blobs(operation: &Operation, manifest: &Manifest) -> Result<Vec<Descriptor>, Error> {
     let media_type = &manifest.descriptor.media_type;
     if !media_type.is_manifest() {
         return Err(operation.error(Kind::Unsupported, format!("only images are copied, not {media_type}")));

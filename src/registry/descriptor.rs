@@ -4,6 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
+};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -15,19 +19,17 @@ pub struct MediaType(Cow<'static, str>);
 
 impl MediaType {
     /// An OCI image index.
-    pub const OCI_INDEX: Self = Self(Cow::Borrowed("application/vnd.oci.image.index.v1+json"));
+    pub const OCI_INDEX: Self = Self(Cow::Borrowed(OCI_IMAGE_INDEX_MEDIA_TYPE));
     /// An OCI image manifest.
-    pub const OCI_MANIFEST: Self = Self(Cow::Borrowed("application/vnd.oci.image.manifest.v1+json"));
+    pub const OCI_MANIFEST: Self = Self(Cow::Borrowed(OCI_IMAGE_MEDIA_TYPE));
     /// An OCI image config.
-    pub const OCI_CONFIG: Self = Self(Cow::Borrowed("application/vnd.oci.image.config.v1+json"));
+    pub const OCI_CONFIG: Self = Self(Cow::Borrowed(IMAGE_CONFIG_MEDIA_TYPE));
     /// A Docker manifest list, schema 2.
-    pub const DOCKER_LIST: Self =
-        Self(Cow::Borrowed("application/vnd.docker.distribution.manifest.list.v2+json"));
+    pub const DOCKER_LIST: Self = Self(Cow::Borrowed(IMAGE_MANIFEST_LIST_MEDIA_TYPE));
     /// A Docker image manifest, schema 2.
-    pub const DOCKER_MANIFEST: Self =
-        Self(Cow::Borrowed("application/vnd.docker.distribution.manifest.v2+json"));
+    pub const DOCKER_MANIFEST: Self = Self(Cow::Borrowed(IMAGE_MANIFEST_MEDIA_TYPE));
     /// A Docker image config.
-    pub const DOCKER_CONFIG: Self = Self(Cow::Borrowed("application/vnd.docker.container.image.v1+json"));
+    pub const DOCKER_CONFIG: Self = Self(Cow::Borrowed(IMAGE_DOCKER_CONFIG_MEDIA_TYPE));
 
     /// A media type by its name; parameters (`; charset=utf-8`) are dropped, as the name alone counts.
     pub fn new(name: &str) -> Self {

@@ -81,13 +81,26 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=text.len()).any(|skipped| glob(rest, &text[skipped..])),
-        (Some((b'?', pattern)), Some((_, text))) => glob(pattern, text),
-        (Some((expected, pattern)), Some((found, text))) => expected == found && glob(pattern, text),
-        _ => false,
+/// Only the last `*` is ever tried anew, so that many of them do not take forever.
+fn glob(mut pattern: &[u8], mut text: &[u8]) -> bool {
+    // The pattern after the last `*`, and the text that it has not been tried on.
+    let mut star: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => return true,
+            (Some((b'*', rest)), _) => {
+                star = Some((rest, text));
+                pattern = rest;
+            }
+            (Some((expected, rest)), Some((found, others))) if expected == found || *expected == b'?' => {
+                (pattern, text) = (rest, others);
+            }
+            _ => {
+                let Some((rest, [_, others @ ..])) = star else { return false };
+                star = Some((rest, others));
+                (pattern, text) = (rest, others);
+            }
+        }
     }
 }
 
@@ -107,6 +120,9 @@ mod tests {
             ("registry.example.com:5000", "registry.example.com:5000", true),
             ("*.example.com:5000", "registry.example.com:5001", false),
             ("*", "registry.example.com", false),
+            ("re**try.*.c?m", "registry.example.com", true),
+            ("*.e*p*e.com", "registry.example.com", true),
+            ("*.e*x.com", "registry.example.com", false),
             ("REGISTRY.example.com", "registry.EXAMPLE.com", true),
         ] {
             assert_eq!(HostPattern::new(pattern).matches(host), matches, "{pattern} {host}");
@@ -143,6 +159,12 @@ mod tests {
         ] {
             assert!(HostPattern::check(pattern).is_err(), "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_pattern_of_many_wildcards_is_matched_before_long() {
+        let pattern = format!("{}b", "*a".repeat(60));
+        assert!(!HostPattern::new(&pattern).matches(&"a".repeat(63)));
     }
 
     #[test]

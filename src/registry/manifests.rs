@@ -108,11 +108,21 @@ impl Session {
         media_type: &MediaType,
         bytes: &Bytes,
     ) -> Result<(), Error> {
+        self.send_manifest(reference, media_type, bytes).await.map(drop)
+    }
+
+    /// As [`put_manifest`](Self::put_manifest), and what the registry has to say to it.
+    pub(super) async fn send_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> Result<HeaderMap, Error> {
         let request = self.put_request(reference, media_type, bytes)?;
         let response = self.send(&request).await?;
         let digest = reference.digest().cloned().unwrap_or_else(|| Digest::sha256(bytes));
         check_kept(&request.operation, &digest, response.headers())?;
-        self.keep_findable(reference.repository(), media_type, bytes, response.headers()).await
+        Ok(response.headers().clone())
     }
 
     fn put_request<'a>(
@@ -201,6 +211,21 @@ impl Session {
     }
 }
 
+/// The manifest that `descriptor` names, from bytes that were somewhere else than in a registry.
+///
+/// # Errors
+/// As [`Session::get_manifest`].
+pub(crate) fn manifest_from_bytes(
+    operation: &Operation,
+    descriptor: &Descriptor,
+    bytes: Bytes,
+) -> Result<Manifest, Error> {
+    let digest = verified(operation, &descriptor.digest, &bytes)?;
+    let media_type = media_type(&bytes, Some(descriptor.media_type.clone()))
+        .map_err(|(kind, cause)| operation.error(kind, cause))?;
+    Ok(Manifest { descriptor: Descriptor::new(media_type, digest, bytes.len() as u64), bytes })
+}
+
 /// The digest, if `bytes` have it.
 pub(crate) fn verified(operation: &Operation, expected: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
     let found = Digest::of(expected.algorithm(), bytes);
@@ -233,7 +258,7 @@ struct Outline {
 
 /// What the bytes are. The body knows best, then the header, then the shape; they may not disagree on whether it
 /// is an index, since one that is read both ways lets two programs run two images (CVE-2021-41190).
-fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
+pub(crate) fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
     let malformed = |cause: &str| (Kind::Malformed, cause.to_owned());
     let outline: Outline =
         serde_json::from_slice(bytes).map_err(|_| malformed("the manifest is not a JSON object"))?;

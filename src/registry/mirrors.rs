@@ -63,10 +63,10 @@ impl Session {
 
     /// The copies of `repository` that may be read in its place.
     pub(crate) fn mirrors_of(&self, repository: &Repository) -> Vec<Repository> {
-        match self.may_use_mirrors(repository) {
-            true => self.client().mirrors(repository),
-            false => Vec::new(),
+        if !self.may_use_mirrors(repository) {
+            return Vec::new();
         }
+        self.client().mirrors(repository)
     }
 }
 

@@ -24,6 +24,7 @@ mod http;
 mod limit;
 mod manifests;
 mod mirrors;
+mod name;
 mod pages;
 mod reference;
 mod referrers;
@@ -39,6 +40,7 @@ mod upload;
 
 pub use blob_reader::{BlobReader, BlobStore, ByteStream};
 pub use blobs::{Delivery, RepositoryBlobs};
+pub use challenge::Challenge;
 pub use copy::{Copied, Transfer};
 pub use credentials::{Credential, CredentialsError, DockerConfig, Keyring};
 pub use descriptor::{Descriptor, DescriptorPlatform, MediaType};
@@ -52,5 +54,8 @@ pub use session::{Observer, Session};
 pub use settings::{ClientCertificate, RegistrySettings, Settings, SettingsError};
 pub use transport::Client;
 
+pub(crate) use copy::blobs as blobs_of_image;
 pub(crate) use descriptor::null_as_default;
 pub(crate) use error::Operation;
+pub(crate) use manifests::manifest_from_bytes;
+pub(crate) use manifests::media_type;

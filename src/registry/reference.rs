@@ -1,17 +1,15 @@
 //! The names of repositories and of what is in them.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::digest::Digest;
+use super::name::Name;
 
 /// The registry that a name without a host means.
-const DOCKER_HUB: &str = "docker.io";
-/// Takes the place of an IPv6 address in what oci-client parses.
-const STAND_IN: &str = "ipv6.invalid";
+pub(super) const DOCKER_HUB: &str = "docker.io";
 /// Where Docker Hub's registry API is.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
@@ -67,7 +65,10 @@ impl Repository {
     /// # Errors
     /// If `tag` is not a tag.
     pub fn with_tag(&self, tag: &str) -> Result<Reference, ParseReferenceError> {
-        check_tag(tag)?;
+        if !is_tag(tag) {
+            let reason = "write 1 to 128 letters, digits, _ . -, the first no . or -".to_owned();
+            return Err(ParseReferenceError { text: tag.to_owned(), what: "a tag", reason });
+        }
         Ok(Reference { repository: self.clone(), tag: Some(tag.to_owned()), digest: None })
     }
 
@@ -113,15 +114,12 @@ impl FromStr for Repository {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let what = "a repository";
-        // With a tag appended, anything that already has a tag or a digest stops being a reference.
-        match parse(&format!("{text}:latest"), what) {
-            Ok((repository, _)) => Ok(repository),
-            Err(_) if parse(text, what).is_ok() => {
-                let reason = "it has a tag or a digest; write registry/path alone".to_owned();
-                Err(ParseReferenceError { text: text.to_owned(), what, reason })
-            }
-            Err(error) => Err(ParseReferenceError { text: text.to_owned(), ..error }),
+        let (repository, name) = parse(text, what)?;
+        if name.tag.is_none() && name.digest.is_none() {
+            return Ok(repository);
         }
+        let reason = "it has a tag or a digest; write registry/path alone".to_owned();
+        Err(ParseReferenceError { text: text.to_owned(), what, reason })
     }
 }
 
@@ -130,55 +128,27 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let what = "an image reference";
-        let (repository, reference) = parse(text, what)?;
-        let digest =
-            reference.digest().map(str::parse).transpose().map_err(|error: super::ParseDigestError| {
-                ParseReferenceError { text: text.to_owned(), what, reason: error.to_string() }
-            })?;
-        Ok(Self { repository, tag: reference.tag().map(str::to_owned), digest })
+        let (repository, name) = parse(text, what)?;
+        let digest = name.digest.map(str::parse).transpose().map_err(|error: super::ParseDigestError| {
+            ParseReferenceError { text: text.to_owned(), what, reason: error.to_string() }
+        })?;
+        let latest = digest.is_none().then_some("latest");
+        Ok(Self { repository, tag: name.tag.or(latest).map(str::to_owned), digest })
     }
 }
 
-fn parse(text: &str, what: &'static str) -> Result<(Repository, oci_client::Reference), ParseReferenceError> {
-    let fail = |reason: String| ParseReferenceError { text: text.to_owned(), what, reason };
-    let address = split_address(text).map_err(|reason| fail(reason.to_owned()))?;
-    let stand_in = address.as_ref().map(|(_, rest)| format!("{STAND_IN}/{rest}"));
-    let reference: oci_client::Reference = stand_in
-        .as_deref()
-        .unwrap_or(text)
-        .parse()
-        .map_err(|error: oci_client::ParseError| fail(error.to_string()))?;
-    let registry = match address {
-        Some((host, _)) => host,
-        None => reference.registry().to_ascii_lowercase(),
-    };
-    Ok((Repository { registry, path: reference.repository().to_owned() }, reference))
-}
-
-/// The host and the rest of a text that begins with an IPv6 address, `[::1]:5000/web`: oci-client knows none.
-fn split_address(text: &str) -> Result<Option<(String, &str)>, &'static str> {
-    let Some(bracketed) = text.strip_prefix('[') else { return Ok(None) };
-    let (address, rest) = bracketed.split_once(']').ok_or("the ] after the IPv6 address is missing")?;
-    let address: Ipv6Addr = address.parse().map_err(|_| "what is in [ ] is no IPv6 address")?;
-    let (port, rest) = rest.split_once('/').ok_or("the path after the registry is missing")?;
-    let port = match port.strip_prefix(':').map(str::parse::<u16>) {
-        Some(Ok(port)) => format!(":{port}"),
-        None if port.is_empty() => String::new(),
-        _ => return Err("what follows the IPv6 address is no port"),
-    };
-    Ok(Some((format!("[{address}]{port}"), rest)))
+fn parse<'a>(text: &'a str, what: &'static str) -> Result<(Repository, Name<'a>), ParseReferenceError> {
+    let name =
+        Name::parse(text).map_err(|reason| ParseReferenceError { text: text.to_owned(), what, reason })?;
+    Ok((Repository { registry: name.registry.clone(), path: name.path.clone() }, name))
 }
 
 /// OCI distribution spec, "Pulling manifests": `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
-fn check_tag(tag: &str) -> Result<(), ParseReferenceError> {
+pub(super) fn is_tag(tag: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let mut bytes = tag.bytes();
     let first = bytes.next().is_some_and(valid);
-    if first && tag.len() <= 128 && bytes.all(|byte| valid(byte) || matches!(byte, b'.' | b'-')) {
-        return Ok(());
-    }
-    let reason = "write 1 to 128 letters, digits, _ . -, the first no . or -".to_owned();
-    Err(ParseReferenceError { text: tag.to_owned(), what: "a tag", reason })
+    first && tag.len() <= 128 && bytes.all(|byte| valid(byte) || matches!(byte, b'.' | b'-'))
 }
 
 impl fmt::Display for Repository {

@@ -164,15 +164,18 @@ impl Session {
         }
     }
 
-    /// Sees to it that a manifest just pushed is found by what it is about: distribution spec, "Pushing manifests
-    /// with subject". `answer` is what the registry said to it; no subject, no request.
-    pub(super) async fn keep_findable(
-        &self,
-        repository: &Repository,
-        media_type: &MediaType,
-        bytes: &Bytes,
-        answer: &HeaderMap,
-    ) -> Result<(), Error> {
+    /// Writes a manifest under its digest and sees to it that it is found by what it is about: distribution spec,
+    /// "Pushing manifests with subject". A registry that does not confirm the subject gets the tag that stands in for
+    /// the API. A manifest without a subject is only written.
+    ///
+    /// [`put_manifest`](Self::put_manifest) alone is enough for what an index lists beside its image, such as
+    /// BuildKit's attestations, which have a subject as well.
+    ///
+    /// # Errors
+    /// Those of [`put_manifest`](Self::put_manifest); and [`Kind::Rejected`] if other writers keep it out of the list.
+    pub async fn put_referrer(&self, repository: &Repository, manifest: &Manifest) -> Result<(), Error> {
+        let Manifest { descriptor: Descriptor { media_type, digest, .. }, bytes } = manifest;
+        let answer = self.send_manifest(&repository.with_digest(digest), media_type, bytes).await?;
         match entry(media_type, bytes) {
             Some((subject, entry)) if !answer.contains_key(OCI_SUBJECT) => {
                 self.list_by_tag(repository, &subject, &entry).await
@@ -206,8 +209,7 @@ impl Session {
             }
             entries.push(json!(entry));
             let bytes = Bytes::from(list.to_string());
-            // A list is about nothing itself, so this ends here.
-            Box::pin(self.put_manifest(&tag, &MediaType::OCI_INDEX, &bytes)).await?;
+            self.put_manifest(&tag, &MediaType::OCI_INDEX, &bytes).await?;
         }
         let cause = format!("pushed, but others keep it out of the list under {tag}");
         Err(operation.error(Kind::Rejected, cause))

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use clap::Args;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Context;
 use super::publish::{Published, as_index};
@@ -11,9 +12,12 @@ use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::inspect::{Child, read_children};
-use crate::image::{EditableIndex, TagChange, Tags};
+use crate::image::{EditableIndex, Followed, Referrers, Tags, copy_referrers};
 use crate::platform::Platform;
 use crate::registry::{Copied, Manifest, Reference, Repository, Session};
+
+/// The referrers of how many images are looked for at once.
+const PARALLEL_IMAGES: usize = 4;
 
 /// From where to where.
 #[derive(Args, Debug)]
@@ -27,6 +31,9 @@ pub(super) struct Arguments {
     /// Only this platform with its attestations; may be given more than once. The index gets another digest.
     #[arg(short, long = "platform", value_name = "PLATFORM")]
     platforms: Vec<Platform>,
+    /// Copy as well what refers to the index and its images: OCI referrers, and the tags of cosign.
+    #[arg(long)]
+    referrers: bool,
     #[command(flatten)]
     output: OutputArguments,
     #[command(flatten)]
@@ -49,18 +56,27 @@ impl Arguments {
         check_complete(&self.source, &children)?;
 
         let mut copied = Copied::default();
-        let mut changes = Vec::new();
+        let (mut changes, mut warnings) = (Vec::new(), Vec::new());
         // What a registry has once, its other repositories take from it.
         let mut nearest: HashMap<&str, &Repository> = HashMap::new();
         for (target, tags) in &targets {
             let source = nearest.get(target.registry()).copied().unwrap_or(self.source.repository());
-            let (sent, changed) = copy_to(&session, &manifest, &children, source, target, tags).await?;
-            copied = copied.plus(sent);
-            changes.extend(changed);
+            let tags = Tags::read(&session, target, tags).await?;
+            if source != *target && !tags.all_hold(&manifest.descriptor.digest) {
+                copied = copied.plus(copy_children(&session, &children, source, &tags).await?);
+            }
+            if self.referrers {
+                let followed = follow(&session, &manifest, &children, source, target).await?;
+                context.say(followed_in_words(&followed));
+                copied = copied.plus(followed.copied);
+                warnings.extend(followed.warnings);
+            }
+            // Tags last: whoever finds the index finds its images, and its signatures too.
+            changes.extend(tags.write(&session, &as_index(&manifest)).await?);
             nearest.insert(target.registry(), target);
         }
         let published = Published::new(&manifest.descriptor, changes);
-        Published { copied: Some(copied.into()), ..published }.print(context, self.output.output)
+        Published { copied: Some(copied.into()), warnings, ..published }.print(context, self.output.output)
     }
 
     /// The index with the platforms that are wanted only.
@@ -117,24 +133,7 @@ fn check_complete(source: &Reference, children: &[Child]) -> Result<(), Error> {
     Err(Failure::new(Exit::NotFound, message).into())
 }
 
-/// Images first, then the indexes that list them, the innermost first, then the tags.
-async fn copy_to(
-    session: &Session,
-    manifest: &Manifest,
-    children: &[Child],
-    source: &Repository,
-    target: &Repository,
-    tags: &[&str],
-) -> Result<(Copied, Vec<(Reference, TagChange)>), Error> {
-    let tags = Tags::read(session, target, tags).await?;
-    let copied = if source == target || tags.all_hold(&manifest.descriptor.digest) {
-        Copied::default()
-    } else {
-        copy_children(session, children, source, &tags).await?
-    };
-    Ok((copied, tags.write(session, &as_index(manifest)).await?))
-}
-
+/// Images first, then the indexes that list them, the innermost first.
 async fn copy_children(
     session: &Session,
     children: &[Child],
@@ -156,4 +155,34 @@ async fn copy_children(
         session.put_manifest(&reference, &descriptor.media_type, bytes).await?;
     }
     Ok(copied)
+}
+
+/// Copies what refers to the index and to everything in it.
+async fn follow(
+    session: &Session,
+    manifest: &Manifest,
+    children: &[Child],
+    source: &Repository,
+    target: &Repository,
+) -> Result<Followed, Error> {
+    let mut seen = HashSet::new();
+    let manifests =
+        std::iter::once(manifest).chain(children.iter().filter_map(|child| child.manifest.as_ref()));
+    let what = Referrers { oci: true, cosign: true };
+    let followed = stream::iter(manifests.filter(|m| seen.insert(&m.descriptor.digest)))
+        .map(|manifest| copy_referrers(session, source, target, &manifest.descriptor, what))
+        .buffered(PARALLEL_IMAGES)
+        .try_fold(Followed::default(), async |mut all, followed| {
+            all.referrers.extend(followed.referrers);
+            all.tags.extend(followed.tags);
+            all.warnings.extend(followed.warnings);
+            all.copied = all.copied.plus(followed.copied);
+            Ok(all)
+        });
+    Ok(followed.await?)
+}
+
+fn followed_in_words(followed: &Followed) -> String {
+    let Followed { referrers, tags, .. } = followed;
+    format!("referrers: {} manifests, {} tags of cosign's", referrers.len(), tags.len())
 }

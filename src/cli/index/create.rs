@@ -7,14 +7,14 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use super::Context;
-use super::publish::Published;
+use super::publish::{Published, print_composed};
 use crate::cli::exit::Failure;
-use crate::cli::output::{BOLD, OutputArguments, OutputFormat, Table, write, write_exactly};
+use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::{
-    Composed, Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, ResolvedImage, Source,
-    TagPolicy, Target, compose, publish_composition,
+    Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, Source, TagPolicy, Target,
+    compose, publish_composition,
 };
 use crate::platform::Platform;
 use crate::registry::{Kind, Reference, Repository, Session};
@@ -73,7 +73,8 @@ impl Arguments {
             self.keep_what_is_there(&session, &mut composition).await?;
         }
         if self.dry_run {
-            return self.print_composed(context, &compose(&session, &composition).await?);
+            let composed = compose(&session, &composition).await?;
+            return print_composed(context, &composed, &self.targets, self.output.output);
         }
         let Publication { composed, copied, tags } = publish_composition(&session, &composition).await?;
         let published = Published::new(&composed.index.descriptor, tags);
@@ -134,38 +135,6 @@ impl Arguments {
         }
         composition.base = Some(target.repository().with_digest(&found.descriptor.digest));
         Ok(())
-    }
-
-    fn print_composed(&self, context: &Context, composed: &Composed) -> Result<(), Error> {
-        composed.warnings.iter().for_each(|warning| context.warn(warning));
-        let index = &composed.index;
-        match self.output.output {
-            OutputFormat::Json => write_exactly(&index.bytes),
-            OutputFormat::Yaml => {
-                let value: serde_json::Value = serde_json::from_slice(&index.bytes)?;
-                self.output.output.print(&value, |_| String::new())
-            }
-            OutputFormat::Table => write(self.render(composed).as_bytes()),
-        }
-    }
-
-    fn render(&self, composed: &Composed) -> String {
-        let descriptor = &composed.index.descriptor;
-        let line = |name: &str, value: &str| format!("{BOLD}{name:<13}{BOLD:#}{value}\n");
-        let mut text = line("Digest:", descriptor.digest.as_str());
-        text += &line("Media type:", descriptor.media_type.as_str());
-        for target in &self.targets {
-            text += &line("Target:", &target.to_string());
-        }
-        let mut images = Table::new(["PLATFORM", "DIGEST", "ATTESTATIONS", "FROM"]);
-        for ResolvedImage { repository, image, attestations, .. } in &composed.images {
-            let attestations =
-                if attestations.is_empty() { String::new() } else { attestations.len().to_string() };
-            let platform = image.descriptor.platform_in_words();
-            let digest = image.descriptor.digest.to_string();
-            images.row([platform.into(), digest.into(), attestations.into(), repository.to_string().into()]);
-        }
-        text + "\n" + &images.render()
     }
 }
 

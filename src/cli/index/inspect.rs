@@ -12,6 +12,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{BOLD, Cell, OutputArguments, OutputFormat, RED, Table, write_exactly};
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, reference};
+use crate::image::EditableIndex;
 use crate::image::inspect::{Child, Problem, artifact_type, read_children, read_configs};
 use crate::platform::Platform;
 use crate::registry::{Descriptor, Digest, Manifest, MediaType, Reference, Session};
@@ -60,7 +61,8 @@ impl Arguments {
 
     /// The images that are asked for with all that belongs to them.
     async fn children(&self, session: &Session, manifest: &Manifest) -> Result<Vec<Child>, Error> {
-        let children = read_children(session, &self.reference, manifest).await?;
+        let narrowed = self.platform.as_ref().and_then(|platform| narrowed(manifest, platform));
+        let children = read_children(session, &self.reference, narrowed.as_ref().unwrap_or(manifest)).await?;
         let mut children = read_configs(session, self.reference.repository(), children).await?;
         let Some(platform) = &self.platform else { return Ok(children) };
         let available: Vec<String> =
@@ -130,6 +132,14 @@ impl Arguments {
         let place = self.reference.repository().with_digest(&child.descriptor.digest);
         Failure::new(Exit::NotFound, format!("{place}: {}", messages.join("; "))).into()
     }
+}
+
+/// The index with the entries for the platform alone, so that no others are read. None if no entry names it: then an
+/// index within the index may have it, or an entry that names no platform.
+fn narrowed(manifest: &Manifest, platform: &Platform) -> Option<Manifest> {
+    let mut index = EditableIndex::read(&manifest.bytes).ok()?;
+    index.keep(std::slice::from_ref(platform)).ok()?;
+    index.write("the index", &manifest.descriptor.media_type).ok()
 }
 
 /// An index in the words that programs read. The names of the fields are stable.

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::Error;
-use crate::cli::output::{OutputFormat, write};
-use crate::image::{AssembledIndex, TagChange};
+use crate::cli::output::{BOLD, OutputFormat, Table, write, write_exactly};
+use crate::image::{AssembledIndex, Composed, ResolvedImage, TagChange};
 use crate::registry::{Copied, Descriptor, Digest, Manifest, MediaType, Reference};
 
 /// What has been published, in the words that programs read.
@@ -126,4 +126,42 @@ pub(super) fn as_index(manifest: &Manifest) -> AssembledIndex {
         bytes: manifest.bytes.clone(),
         warnings: Vec::new(),
     }
+}
+
+/// Tells what would be published under these tags.
+pub(super) fn print_composed(
+    context: &Context,
+    composed: &Composed,
+    targets: &[Reference],
+    output: OutputFormat,
+) -> Result<(), Error> {
+    composed.warnings.iter().for_each(|warning| context.warn(warning));
+    let index = &composed.index;
+    match output {
+        OutputFormat::Json => write_exactly(&index.bytes),
+        OutputFormat::Yaml => {
+            let value: serde_json::Value = serde_json::from_slice(&index.bytes)?;
+            output.print(&value, |_| String::new())
+        }
+        OutputFormat::Table => write(render(composed, targets).as_bytes()),
+    }
+}
+
+fn render(composed: &Composed, targets: &[Reference]) -> String {
+    let descriptor = &composed.index.descriptor;
+    let line = |name: &str, value: &str| format!("{BOLD}{name:<13}{BOLD:#}{value}\n");
+    let mut text = line("Digest:", descriptor.digest.as_str());
+    text += &line("Media type:", descriptor.media_type.as_str());
+    for target in targets {
+        text += &line("Target:", &target.to_string());
+    }
+    let mut images = Table::new(["PLATFORM", "DIGEST", "ATTESTATIONS", "FROM"]);
+    for ResolvedImage { repository, image, attestations, .. } in &composed.images {
+        let attestations =
+            if attestations.is_empty() { String::new() } else { attestations.len().to_string() };
+        let platform = image.descriptor.platform_in_words();
+        let digest = image.descriptor.digest.to_string();
+        images.row([platform.into(), digest.into(), attestations.into(), repository.to_string().into()]);
+    }
+    text + "\n" + &images.render()
 }

@@ -14,7 +14,7 @@ use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::inspect::{Child, ProblemReason, read_children, read_configs};
 use crate::registry::{
-    BlobReader, Descriptor, Digest, Error as RegistryError, Kind, Observer, Reference, Repository, Session,
+    BlobReader, Descriptor, Digest, Error as RegistryError, Kind, Reference, Repository, Session,
 };
 
 /// How many blobs are looked at at once.
@@ -44,8 +44,7 @@ impl Arguments {
         let manifest = session.get_manifest(&self.reference).await?;
         let children = read_children(&session, &self.reference, &manifest).await?;
         let children = read_configs(&session, repository, children).await?;
-        let blobs =
-            Blobs { session, repository, deep: self.deep, observer: progress::observer(context.quiet) };
+        let blobs = Blobs { session, repository, deep: self.deep, quiet: context.quiet };
         let faults = blobs.check(&children).await?;
         let platforms: Vec<CheckedChild> =
             children.iter().map(|child| CheckedChild::new(child, &faults, self.deep)).collect();
@@ -72,7 +71,7 @@ struct Blobs<'a> {
     session: Session,
     repository: &'a Repository,
     deep: bool,
-    observer: Arc<dyn Observer>,
+    quiet: bool,
 }
 
 /// What is wrong with blobs, by their digests.
@@ -105,10 +104,10 @@ impl Blobs<'_> {
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<String>, RegistryError> {
         let mut reader = BlobReader::new(Arc::new(self.session.blobs_of(self.repository)), blob);
-        self.observer.begun(self.repository, blob);
+        let bar = progress::bar(blob, self.quiet);
         loop {
             match reader.next().await {
-                Ok(Some(bytes)) => self.observer.moved(blob, bytes.len() as u64),
+                Ok(Some(bytes)) => bar.inc(bytes.len() as u64),
                 Ok(None) => return Ok(None),
                 Err(error) => match error.kind() {
                     Kind::NotFound => return Ok(Some(format!("{} is not in the repository", blob.digest))),

@@ -1,0 +1,182 @@
+//! From a layout into registries.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use futures::future::{join_all, try_join_all};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::contents::{Contents, ManifestStore as _, described, filtered, filtered_from, gather};
+use super::entry::Entry;
+use super::error::LayoutError;
+use super::reader::Layout;
+use crate::image::{AssembledIndex, TagChange, Tags};
+use crate::platform::Platform;
+use crate::registry::{
+    BlobStore, Copied, Descriptor, Digest, Error, Kind, Manifest, Reference, Repository, Session,
+};
+
+/// How many manifests and blobs are looked for at once. What is sent at once is bounded by the client.
+const PARALLEL: usize = 32;
+
+/// What was imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// The index or image, as the registries have it now.
+    pub root: Descriptor,
+    /// What the layout lists, if platforms were left out and the digest is another therefore.
+    pub filtered_from: Option<Digest>,
+    /// How many manifests it has, itself included.
+    pub manifests: usize,
+    /// What it took, over all targets.
+    pub copied: Copied,
+    /// What became of each tag, or of the digest where there are no tags.
+    pub tags: Vec<(Reference, TagChange)>,
+}
+
+/// Brings an entry of a layout into registries, under every target's tag, or by digest where a target has no tag.
+/// With `platforms` only these, each with its attestations.
+///
+/// Before anything is sent the whole layout is looked at, and all that is missing is told at once. In every repository
+/// blobs go first, the largest first and each once; then manifests, the index last. Tags are written when all
+/// repositories have everything. A blob whose bytes are not what its digest says is never completed in a registry.
+///
+/// # Errors
+/// [`LayoutError::Incomplete`] if something is missing; else what the registries say.
+pub async fn import(
+    session: &Session,
+    layout: Arc<Layout>,
+    entry: &Entry,
+    platforms: &[Platform],
+    targets: &[Reference],
+) -> Result<Imported, LayoutError> {
+    let named = layout.manifest(&entry.descriptor).await.map_err(|error| match error.kind() {
+        Kind::NotFound => {
+            let missing = vec![described(&entry.descriptor, "not there")];
+            LayoutError::Incomplete { place: layout.place().to_owned(), missing }
+        }
+        _ => error.into(),
+    })?;
+    let root = filtered(layout.place(), named, platforms)?;
+    let contents = gather(&*layout, root).await?;
+    check_blobs(&layout, &contents)?;
+    let root = as_index(&contents.root);
+    let targets = by_repository(targets, &root.descriptor.digest)?;
+    let session = &session.writing_to(targets.keys().copied(), std::iter::empty());
+    let tags = targets.iter().map(|(repository, tags)| Tags::read(session, repository, tags));
+    let tags: Vec<Tags> = try_join_all(tags).await?;
+    let mut copied = Copied::default();
+    for tags in &tags {
+        // An index that is there has its images.
+        if !tags.all_hold(&root.descriptor.digest) {
+            copied = copied.plus(send(session, &layout, &contents, tags.repository()).await?);
+        }
+    }
+    let written = tags.into_iter().map(|tags| tags.write(session, &root));
+    // None is cut short by the failure of another.
+    let written: Vec<Vec<(Reference, TagChange)>> =
+        join_all(written).await.into_iter().collect::<Result<_, _>>()?;
+    Ok(Imported {
+        filtered_from: filtered_from(&entry.descriptor.digest, &contents.root),
+        manifests: 1 + contents.children.iter().flatten().count(),
+        root: root.descriptor,
+        copied,
+        tags: written.into_iter().flatten().collect(),
+    })
+}
+
+/// The tags of each repository. A target may have a digest only if it is what will be there.
+fn by_repository<'a>(
+    targets: &'a [Reference],
+    digest: &Digest,
+) -> Result<BTreeMap<&'a Repository, Vec<&'a str>>, LayoutError> {
+    let mut repositories: BTreeMap<&Repository, Vec<&str>> = BTreeMap::new();
+    for target in targets {
+        if target.digest().is_some_and(|wanted| wanted != digest) {
+            return Err(LayoutError::invalid(target, format!("what is imported has the digest {digest}")));
+        }
+        repositories.entry(target.repository()).or_default().extend(target.tag());
+    }
+    Ok(repositories)
+}
+
+/// The manifest as the publishing of indexes takes it, whatever it is.
+fn as_index(Manifest { descriptor, bytes }: &Manifest) -> AssembledIndex {
+    AssembledIndex { descriptor: descriptor.clone(), bytes: bytes.clone(), warnings: Vec::new() }
+}
+
+/// Whether every blob is there with its size; the digests are verified when the bytes are read.
+fn check_blobs(layout: &Layout, contents: &Contents) -> Result<(), LayoutError> {
+    let blobs = contents.blobs()?;
+    let flawed = blobs.iter().filter_map(|blob| Some(described(blob, &layout.flaw(blob)?)));
+    let missing: Vec<String> = flawed.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(LayoutError::Incomplete { place: layout.place().to_owned(), missing })
+}
+
+/// Everything but the root.
+async fn send(
+    session: &Session,
+    layout: &Arc<Layout>,
+    contents: &Contents,
+    target: &Repository,
+) -> Result<Copied, LayoutError> {
+    let present = present(session, contents, target).await?;
+    let mut copied = Copied::default();
+    let mut seen = HashSet::new();
+    let mut blobs = Vec::new();
+    for (image, needed) in contents.images()? {
+        if present.contains(&image.descriptor.digest) {
+            copied.present += needed.len();
+        } else {
+            blobs.extend(needed.into_iter().filter(|blob| seen.insert(blob.digest.clone())));
+        }
+    }
+    // The longest way should not be begun last.
+    blobs.sort_by_key(|blob| Reverse(blob.size));
+    let copied = stream::iter(blobs)
+        .map(|blob| async move {
+            let store: Arc<dyn BlobStore> = layout.clone();
+            Ok::<_, Error>((blob.size, session.push_blob(target, &blob, store).await?))
+        })
+        .buffer_unordered(PARALLEL)
+        .try_fold(copied, async |sum, (size, delivery)| Ok(sum.and(size, delivery)))
+        .await?;
+    for group in &contents.children {
+        let absent = group.iter().filter(|manifest| !present.contains(&manifest.descriptor.digest));
+        try_join_all(absent.map(|manifest| put_by_digest(session, target, manifest))).await?;
+    }
+    Ok(copied)
+}
+
+/// The manifests that the target has already, and with them what they name.
+async fn present(
+    session: &Session,
+    contents: &Contents,
+    target: &Repository,
+) -> Result<HashSet<Digest>, LayoutError> {
+    let manifests = contents.children.iter().flatten().chain([&contents.root]);
+    let images = manifests.filter(|manifest| !manifest.descriptor.media_type.is_index());
+    let found: Vec<Option<Digest>> = stream::iter(images)
+        .map(|manifest| async move {
+            let digest = &manifest.descriptor.digest;
+            match session.head_manifest(&target.with_digest(digest)).await {
+                Ok(found) => Ok(found.map(|_| digest.clone())),
+                // Pushing will tell whether that is the reason.
+                Err(error) if error.kind() == Kind::Denied => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .buffered(PARALLEL)
+        .try_collect()
+        .await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+async fn put_by_digest(session: &Session, target: &Repository, manifest: &Manifest) -> Result<(), Error> {
+    let Manifest { descriptor, bytes } = manifest;
+    session.put_manifest(&target.with_digest(&descriptor.digest), &descriptor.media_type, bytes).await
+}
