@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 DEVCLUSTER := target/devcluster/bin/devcluster
-.PHONY: help demo demo-down deps check test bench crds devcluster
+.PHONY: help demo demo-down deps check test bench bench-registry bench-tools crds devcluster
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 devcluster:
 	@go build -C tests/devcluster -o ../../$(DEVCLUSTER) .
@@ -27,6 +27,22 @@ test: check devcluster ## everything: formatting, lints, unit tests, tests on a 
 bench: devcluster ## speed, requests and memory on the development cluster, as tables (BENCH_STEADY=600 seconds)
 	$(DEVCLUSTER) build
 	cargo bench
+
+bench-registry: devcluster bench-tools ## `multiarch index` beside crane, regctl, buildx, skopeo and curl, as tables (BENCH_RUNS=3 BENCH_LAYER_MIB=512 BENCH_FULL=1 BENCH_ONLY=publishing,again,throughput,startup)
+	$(DEVCLUSTER) build
+	cargo bench --bench registry
+
+# The versions that the figures are of.
+PEERS := github.com/google/go-containerregistry/cmd/crane@v0.22.0 github.com/regclient/regclient/cmd/regctl@v0.11.6 github.com/docker/buildx/cmd/buildx@v0.36.0
+
+bench-tools: ## install the peers of make bench-registry into target/tools, or name what is missing
+	@for peer in $(PEERS); do \
+		name=$$(basename $${peer%@*}); \
+		go version -m target/tools/$$name 2>/dev/null | grep -q "mod.*$${peer#*@}" && continue; \
+		echo "go install $$peer"; GOBIN=$(CURDIR)/target/tools go install $$peer || exit 1; \
+	done
+	@for tool in skopeo curl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	test -z "$$missing" || { echo "missing:$$missing; install them: apt-get install$$missing"; exit 1; }
 
 crds: ## write the CRD from the code into crds/
 	cargo run --quiet -- crd > crds/multiarch.dev_multiarchimages.yaml.new

@@ -46,6 +46,11 @@ impl Registry {
         Self::spawn(json!({"storage": {"maintenance": {"readonly": {"enabled": true}}}}), None)
     }
 
+    /// One that lets everyone push and keeps what it has below `folder` as long as it runs.
+    pub fn storing_in(folder: &Path) -> Self {
+        Self::serve(&devcluster_program("registry"), json!({}), None, Self::directory_in(folder))
+    }
+
     /// One that differs in its configuration.
     pub fn configured(changes: Value) -> Self {
         Self::spawn(changes, None)
@@ -61,7 +66,15 @@ impl Registry {
         changes: Value,
         credentials: Option<(&'static str, &'static str)>,
     ) -> Self {
-        let directory = Self::directory();
+        Self::serve(program, changes, credentials, Self::directory())
+    }
+
+    fn serve(
+        program: &Path,
+        changes: Value,
+        credentials: Option<(&'static str, &'static str)>,
+        directory: PathBuf,
+    ) -> Self {
         let mut config = json!({
             "version": 0.1,
             "log": {"level": "info", "accesslog": {"disabled": true}},
@@ -77,7 +90,9 @@ impl Registry {
         // YAML includes JSON.
         let file = directory.join("config.yml");
         std::fs::write(&file, config.to_string()).unwrap();
-        let command = Command::new(program);
+        let mut command = Command::new(program);
+        // Nobody collects its traces.
+        command.env("OTEL_TRACES_EXPORTER", "none");
         let mut registry = Self::launch(command, &["serve", file.to_str().unwrap()], directory);
         registry.credentials = credentials;
         registry
@@ -97,9 +112,12 @@ impl Registry {
 
     /// A new directory, which goes with the registry.
     pub fn directory() -> PathBuf {
+        Self::directory_in(&std::env::temp_dir())
+    }
+
+    fn directory_in(folder: &Path) -> PathBuf {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory =
-            std::env::temp_dir().join(format!("multiarch-registry-{}-{number}", std::process::id()));
+        let directory = folder.join(format!("multiarch-registry-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         directory
     }
