@@ -57,5 +57,5 @@ pub use transport::Client;
 pub(crate) use copy::blobs as blobs_of_image;
 pub(crate) use descriptor::null_as_default;
 pub(crate) use error::Operation;
-pub(crate) use manifests::media_type;
 pub(crate) use manifests::manifest_from_bytes;
+pub(crate) use manifests::media_type;
