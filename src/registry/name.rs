@@ -58,7 +58,7 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
         return split_address(name);
     }
     let (registry, rest) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        Some((first, rest)) if looks_like_a_host(first) => (first, rest),
         _ => (DOCKER_HUB, name),
     };
     check_host(registry)?;
@@ -67,6 +67,11 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
         registry => registry.to_owned(),
     };
     Ok((registry, rest))
+}
+
+/// Paths are in lower case, so what is not can only be a host.
+fn looks_like_a_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost" || part.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// `[::1]:5000/web`: RFC 3986, section 3.2.2.
@@ -171,7 +176,7 @@ mod tests {
                 continue;
             };
             let ours = ours.unwrap_or_else(|| panic!("{text} is accepted there"));
-            assert_eq!(ours.registry, theirs.registry(), "{text}");
+            assert_eq!(ours.registry, theirs.registry().to_ascii_lowercase(), "{text}");
             assert_eq!(ours.path, theirs.repository(), "{text}");
             assert_eq!(ours.digest, theirs.digest(), "{text}");
             let tag = ours.tag.or(ours.digest.is_none().then_some("latest"));
