@@ -17,7 +17,6 @@ mod throughput;
 mod token;
 mod tools;
 
-#[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../../tests/support/registry.rs"]
 mod registry;
 
