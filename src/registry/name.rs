@@ -47,6 +47,9 @@ impl<'a> Name<'a> {
             DOCKER_HUB if !path.contains('/') => format!("library/{path}"),
             _ => path.to_owned(),
         };
+        if path.len() > LONGEST_PATH {
+            return Err(format!("the path has {} characters; {LONGEST_PATH} is the most", path.len()));
+        }
         Ok(Self { registry, path, tag, digest })
     }
 }
@@ -115,9 +118,6 @@ fn check_path(path: &str) -> Result<(), String> {
     if path.is_empty() {
         return Err("the name of the repository is missing".to_owned());
     }
-    if path.len() > LONGEST_PATH {
-        return Err(format!("the path has {} characters; {LONGEST_PATH} is the most", path.len()));
-    }
     if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(format!("repositories are in lower case; write {}", path.to_ascii_lowercase()));
     }
@@ -182,6 +182,14 @@ mod tests {
             let tag = ours.tag.or(ours.digest.is_none().then_some("latest"));
             assert_eq!(tag, theirs.tag(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_short_name_is_as_long_as_what_it_stands_for() {
+        let longest = LONGEST_PATH - "library/".len();
+        assert!(Name::parse(&"x".repeat(longest)).is_ok());
+        assert!(Name::parse(&"x".repeat(longest + 1)).is_err());
+        assert!(Name::parse(&format!("ghcr.io/{}", "x".repeat(LONGEST_PATH))).is_ok());
     }
 
     #[test]
