@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 DEVCLUSTER := target/devcluster/bin/devcluster
-.PHONY: help demo demo-down deps check test bench bench-registry bench-tools crds devcluster
+.PHONY: help demo demo-down deps check test bench bench-registry bench-tools fuzz crds devcluster
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: check devcluster ## everything: formatting, lints, unit tests, tests on a 
 
 bench: devcluster ## speed, requests and memory on the development cluster, as tables (BENCH_STEADY=600 seconds)
 	$(DEVCLUSTER) build
-	cargo bench
+	cargo bench --bench operator
 
 bench-registry: devcluster bench-tools ## `multiarch index` beside crane, regctl, buildx, skopeo and curl, as tables (ten minutes; BENCH_RUNS=3 BENCH_LAYER_MIB=512 BENCH_FULL=1 BENCH_ONLY=publishing,again,throughput,startup)
 	$(DEVCLUSTER) build
@@ -43,6 +43,18 @@ bench-tools: ## install the peers of make bench-registry into target/tools, or n
 	done
 	@for tool in skopeo curl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	test -z "$$missing" || { echo "missing:$$missing; install them: apt-get install$$missing"; exit 1; }
+
+FUZZ := target/tools/bin/cargo-fuzz
+TARGET ?= layer
+SECONDS_EACH ?= 60
+
+$(FUZZ):
+	cargo install --quiet --locked --root target/tools --version 0.13.2 cargo-fuzz
+
+fuzz: $(FUZZ) ## one fuzz target for a while (TARGET=layer SECONDS_EACH=60); needs a C++ compiler
+	@mkdir -p fuzz/target/found/$(TARGET)
+	$(FUZZ) fuzz run --sanitizer none $(TARGET) fuzz/target/found/$(TARGET) fuzz/corpus/$(TARGET) -- \
+		-max_total_time=$(SECONDS_EACH) -max_len=16384 -rss_limit_mb=1024 -timeout=10
 
 crds: ## write the CRD from the code into crds/
 	cargo run --quiet -- crd > crds/multiarch.dev_multiarchimages.yaml.new

@@ -165,3 +165,27 @@ async fn nothing_is_published_where_one_of_several_documents_is_wrong() {
     let third = layouts::reference(&registry, "web:3");
     assert_eq!(registry.session().head_manifest(&third).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn the_example_in_the_documentation_is_published() {
+    let registry = Registry::anonymous();
+    for (tag, platform) in
+        [("1.4.2-arm64", "linux/arm64"), ("1.4.2-windows", "windows/amd64"), ("1.4.2-amd64", "linux/amd64")]
+    {
+        push_real_image(&registry, "web", tag, platform).await;
+    }
+    let document = std::fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    let example = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let example = example.replace("registry.example.com", &registry.host);
+    let applied = Multiarch::new(&registry).with_input(example).run(&["index", "apply", "-f", "-"]);
+    assert_eq!(applied.code, 0, "{}", applied.errors);
+    let published = index(&raw(&registry, "web", "latest").await);
+    assert_eq!(published["annotations"]["org.opencontainers.image.version"], "1.4.2");
+    let platforms: Vec<&Value> =
+        published["manifests"].as_array().unwrap().iter().map(|entry| &entry["platform"]).collect();
+    let windows = json!({
+        "os": "windows", "architecture": "amd64", "os.version": "10.0.20348.1", "os.features": ["win32k"],
+    });
+    assert_eq!(platforms[1], &windows);
+    assert_eq!(platforms[2], &json!({"os": "linux", "architecture": "amd64"}));
+}

@@ -150,9 +150,11 @@ async fn an_index_is_amended_and_what_is_not_named_stays() {
 async fn an_image_named_twice_is_listed_once_and_two_for_one_platform_are_refused() {
     let registry = Registry::anonymous();
     let sources = push_platforms(&registry, "team/web").await;
-    let twice =
-        Composition { sources: vec![sources[0].clone(), sources[0].clone()], ..Composition::default() };
-    assert_eq!(compose(&registry.session(), &twice).await.unwrap().images.len(), 1);
+    let mut annotated = sources[0].clone();
+    annotated.edits.annotations.insert("team".to_owned(), "web".to_owned());
+    let twice = Composition { sources: vec![sources[0].clone(), annotated], ..Composition::default() };
+    let images = compose(&registry.session(), &twice).await.unwrap().images;
+    assert_eq!((images.len(), images[0].image.descriptor.annotations["team"].as_str()), (1, "web"));
 
     let config = json!({"os": "linux", "architecture": "amd64", "x": 2});
     registry.push_image_of("team/web", "other", &config, &["other".to_owned()]).await;

@@ -34,6 +34,11 @@ async fn an_index_comes_back_from_an_archive_byte_for_byte() {
     let imported = import(&to, &file, &["other/web:1", "other/web:latest", "third/web:1"]).await.unwrap();
 
     assert_eq!((imported.root.digest, imported.manifests, imported.tags.len()), (digest, 4, 3));
+    assert_eq!(
+        (imported.copied.uploaded, imported.copied.mounted),
+        (7, 7),
+        "the second repository takes from the first"
+    );
     let source = raw(&from, "team/web", "1").await;
     for (path, tag) in [("other/web", "1"), ("other/web", "latest"), ("third/web", "1")] {
         assert_eq!(raw(&to, path, tag).await, source, "{path}:{tag}");

@@ -319,22 +319,29 @@ async fn a_registry_that_keeps_other_bytes_than_it_was_given_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_token_that_has_ended_is_renewed_though_the_registry_says_so_by_400() {
-    let (issued, used) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let server = FaultServer::start(move |asked| match asked.authorization() {
-        _ if asked.target.starts_with("/token") => {
-            let number = issued.fetch_add(1, Ordering::SeqCst);
-            Answer::status(200).body(json!({"token": format!("t{number}"), "expires_in": 300}).to_string())
-        }
-        None => bearer(asked),
-        Some("Bearer t0") if used.fetch_add(1, Ordering::SeqCst) > 0 => Answer::status(400).body(
-            r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired. Reauthenticate and try again."}]}"#,
-        ),
-        Some(_) => manifest(),
-    })
-    .await;
-    let session = anonymous();
-    session.get_manifest(&reference(&server)).await.unwrap();
-    session.get_manifest(&reference(&server)).await.unwrap();
-    assert_eq!(server.lines().iter().filter(|line| line.contains("/token")).count(), 2);
+async fn a_token_that_has_ended_is_renewed_though_the_registry_says_so_otherwise() {
+    // Private ECR and public ECR.
+    for (status, message) in [
+        (403, "Your authorization token has expired. Reauthenticate and try again."),
+        (400, "Your Authorization Token is invalid."),
+    ] {
+        let (issued, used) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let server = FaultServer::start(move |asked| match asked.authorization() {
+            _ if asked.target.starts_with("/token") => {
+                let token = format!("t{}", issued.fetch_add(1, Ordering::SeqCst));
+                Answer::status(200).body(json!({"token": token, "expires_in": 300}).to_string())
+            }
+            None => bearer(asked),
+            Some("Bearer t0") if used.fetch_add(1, Ordering::SeqCst) > 0 => {
+                let refusal = json!({"errors": [{"code": "DENIED", "message": message}]});
+                Answer::status(status).body(refusal.to_string())
+            }
+            Some(_) => manifest(),
+        })
+        .await;
+        let session = anonymous();
+        session.get_manifest(&reference(&server)).await.unwrap();
+        session.get_manifest(&reference(&server)).await.unwrap();
+        assert_eq!(server.lines().iter().filter(|line| line.contains("/token")).count(), 2);
+    }
 }

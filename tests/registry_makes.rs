@@ -1,5 +1,7 @@
 //! One story of publishing at registries of several makes.
 
+#[path = "support/fault_server.rs"]
+mod fault_server;
 #[path = "support/peers.rs"]
 mod peers;
 #[path = "support/registry.rs"]
@@ -7,6 +9,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use fault_server::{Answer, FaultServer, blob, uploads};
 use multiarch::image::{AssembledIndex, Format, PlatformCheck, ResolvedImage, TagPolicy, publish, resolve};
 use multiarch::registry::{
     Delivery, Descriptor, Digest, Kind, Manifest, MediaType, Reference, Repository, Session,
@@ -265,4 +268,32 @@ async fn a_list_written_by_many_at_once_has_them_all() {
     futures::future::try_join_all(pushes).await.unwrap();
     let found = session.referrers(&repository, &image.digest, None).await.unwrap();
     assert_eq!(found.len(), manifests.len());
+}
+
+#[tokio::test]
+async fn what_may_not_be_seen_is_taken_for_missing() {
+    // Artifactory says 403 to who asks for what is not there.
+    let server = FaultServer::start(|asked| match asked.method.as_str() {
+        "HEAD" => Answer::status(403),
+        "PUT" if asked.target.contains("/manifests/") => Answer::status(201),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    let from = Registry::anonymous();
+    from.push_image("team/base", "1", "linux/amd64").await;
+    let image = image(&from, "team/base:1", "linux/amd64").await.image;
+    let (session, target) = (from.session(), server.repository("team/web"));
+    assert!(!session.has_blob(&target, &blob().digest).await.unwrap());
+    let copied = session.copy(&from.repository("team/base"), &target, &image).await.unwrap();
+    assert_eq!(copied.uploaded, 3);
+}
+
+#[tokio::test]
+async fn nothing_is_mounted_across_registries() {
+    let [from, to] = [(); 2].map(|()| FaultServer::start(|asked| uploads(asked, || Answer::status(404))));
+    let (from, to) = (from.await, to.await);
+    let (source, target) = (from.repository("team/base"), to.repository("team/web"));
+    let session = support::client().session(std::sync::Arc::default());
+    assert_eq!(session.copy_blob(&source, &target, &blob()).await.unwrap(), Delivery::Uploaded);
+    assert!(to.lines().iter().all(|line| !line.contains("mount=")), "{:?}", to.lines());
 }

@@ -1,5 +1,7 @@
 //! What is read comes from mirrors where they have it, and is right whatever they do.
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/fault_server.rs"]
 mod fault_server;
 #[path = "support/registry.rs"]
@@ -8,12 +10,14 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use certificates::Folder;
 use fault_server::{Answer, Asked, FaultServer};
 use multiarch::image::{AssembledIndex, TagPolicy, publish};
 use multiarch::registry::{
     Client, Delivery, Descriptor, DescriptorPlatform, Digest, Keyring, Kind, MediaType, Mirror, Reference,
     RegistrySettings, Session, Settings,
 };
+use serde_json::json;
 use support::Registry;
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
@@ -184,15 +188,11 @@ async fn a_blob_is_copied_from_a_mirror() {
 async fn a_blob_that_a_mirror_has_wrong_is_copied_from_the_registry() {
     let line = format!("GET /v2/team/web/blobs/{}", blob().digest);
     // As long as it should be, longer, and shorter.
-    assert_eq!(
-        copied(|_| Answer::status(200).body(BLOB.to_ascii_uppercase())).await,
-        std::slice::from_ref(&line)
-    );
-    assert_eq!(
-        copied(|_| Answer::status(200).body([BLOB, BLOB].concat())).await,
-        std::slice::from_ref(&line)
-    );
-    assert_eq!(copied(|_| Answer::status(200).body(&BLOB[..5])).await, std::slice::from_ref(&line));
+    let other = |body: Vec<u8>| move |_: &Asked| Answer::status(200).body(body.clone());
+    for answer in [other(BLOB.to_ascii_uppercase()), other([BLOB, BLOB].concat()), other(BLOB[..5].to_vec())]
+    {
+        assert_eq!(copied(answer).await, [line.as_str()]);
+    }
     assert_eq!(copied(|_| Answer::status(404)).await, [line]);
 }
 
@@ -225,4 +225,30 @@ async fn what_is_written_to_is_not_asked_of_mirrors() {
     let direct = session.without_mirrors().get_manifest(&to.with_tag("1").unwrap()).await.unwrap();
     assert_eq!(direct.bytes, index.bytes);
     assert_eq!(session.get_manifest(&to.with_tag("1").unwrap()).await.unwrap().bytes, MANIFEST);
+}
+
+#[tokio::test]
+async fn what_is_changed_is_read_from_the_registry_itself() {
+    let (registry, mirror) = (Registry::anonymous(), FaultServer::start(good).await);
+    let image = registry.push_image("team/web", "1-amd64", "linux/amd64").await;
+    let platform = json!({"platform": {"os": "linux", "architecture": "amd64"}});
+    registry.push_manifest("team/web", "1", &support::index(&[(&image, platform)])).await;
+    let folder = Folder::new();
+    let entry = json!({"registries": [{"host": registry.host, "mirrors": [mirror.host]}]});
+    let settings = folder.write("registries.yaml", entry.to_string());
+    let (target, source) =
+        (format!("{}/team/web:1", registry.host), format!("{}/team/web:1-amd64", registry.host));
+    let run = async |arguments: &[&str]| {
+        let command = env!("CARGO_BIN_EXE_multiarch");
+        let mut command = tokio::process::Command::new(command);
+        command.arg("index").args(arguments).arg("--registries").arg(&settings);
+        let output = command.env("HOME", folder.path()).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+
+    run(&["annotate", &target, "--annotation", "a=b"]).await;
+    run(&["create", &target, "--amend", "--image", &source, "--annotation", "c=d"]).await;
+    assert_eq!(mirror.lines(), [""; 0]);
+    run(&["inspect", "--raw", &target]).await;
+    assert_eq!(mirror.lines(), ["GET /v2/team/web/manifests/1"]);
 }

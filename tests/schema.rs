@@ -75,6 +75,9 @@ async fn what_is_valid_is_accepted() {
         with("/target/repository", json!("localhost:5000/web")),
         with("/target/repository", json!("registry.test:5000/a/b/c")),
         with("/target/repository", json!("docker.io/library/web")),
+        with("/target/format", json!("Docker")),
+        with("/target/annotations", json!({"org.opencontainers.image.source": "https://git.test/web"})),
+        with("/target/tagPolicy", json!("IfAbsent")),
     ];
     for (number, spec) in accepted.into_iter().enumerate() {
         world.apply(&format!("ok-{number}"), spec).await;
@@ -89,6 +92,7 @@ async fn defaults_are_written_into_the_object() {
     assert_eq!(build["dockerfile"], "Dockerfile");
     assert_eq!(build["retries"], 2);
     assert_eq!(build["timeout"], "3600s");
+    assert_eq!(serde_json::to_value(image.spec.target).expect("JSON")["tagPolicy"], "Overwrite");
 }
 
 #[tokio::test]
@@ -125,6 +129,15 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
         ),
         (with("/target/repository", json!("registry.test/Web")), "write registry/repository in lower case"),
         (with("/target/repository", json!("web")), "write registry/repository in lower case"),
+        (with("/target/format", json!("docker")), "supported values: \"OCI\", \"Docker\""),
+        (
+            with(
+                "/target",
+                json!({"repository": "registry.test/web", "tags": ["1"], "format": "Docker", "annotations": {"a": "b"}}),
+            ),
+            "a Docker manifest list cannot have annotations; write format: OCI",
+        ),
+        (with("/target/tagPolicy", json!("Never")), "supported values: \"Overwrite\", \"IfAbsent\""),
         (with("/target/tags", json!([])), "should have at least 1 items"),
         (with("/target/tags", json!(["-x"])), "a tag has letters, digits"),
         (with("/target/tags", json!(["a/b"])), "a tag has letters, digits"),

@@ -38,6 +38,12 @@ fn did_you_mean(what: &str, meant: &[(&str, &str)], known: &str) -> Message {
     Message::Expression(format!("'unknown {what} in ' + self + ({choices}'; known: {known}')"))
 }
 
+/// Docker's manifest list has no place for annotations.
+pub fn docker_list_without_annotations() -> Rule {
+    Rule::new("!has(self.format) || self.format != 'Docker' || !has(self.annotations) || size(self.annotations) == 0")
+        .message("a Docker manifest list cannot have annotations; write format: OCI, or leave the annotations out")
+}
+
 /// A platform without an image needs something that builds it.
 pub fn build_where_no_image() -> Rule {
     Rule::new("has(self.build) || self.platforms.all(p, has(p.image))")

@@ -67,6 +67,7 @@ pub struct MultiArchImageSpec {
 /// A repository and the tags that the index gets in it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::docker_list_without_annotations())]
 pub struct Target {
     /// Registry and repository, without tag and digest: registry.example.com/team-a/web
     #[x_kube(validation = rules::repository_without_tag())]
@@ -78,6 +79,36 @@ pub struct Target {
     #[x_kube(validation = rules::tags_form())]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 128)))]
     pub tags: Vec<String>,
+    /// The format of the index. Unset, it is Docker's only if every image is; images are never converted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<IndexFormat>,
+    /// Annotations of the index.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+    /// What is done about a tag that exists with other content.
+    #[serde(default)]
+    pub tag_policy: TagPolicy,
+}
+
+/// The format of an index.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexFormat {
+    /// An OCI image index.
+    #[serde(rename = "OCI")]
+    Oci,
+    /// A Docker manifest list, which has Docker images only and no annotations.
+    Docker,
+}
+
+/// What is done about a tag that exists with other content.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TagPolicy {
+    /// It is moved.
+    #[default]
+    Overwrite,
+    /// It is never moved; nothing is published.
+    IfAbsent,
 }
 
 /// One platform of the index and where it comes from.

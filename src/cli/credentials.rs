@@ -156,8 +156,13 @@ async fn ask(name: &str, server: &str) -> Result<Option<Credential>, String> {
     if name.is_empty() || name.contains(['/', '\\']) {
         return Err(format!("{program:?} is no name of a program"));
     }
-    let answer = tokio::time::timeout(PATIENCE, run(&program, server)).await;
-    let (success, output) = answer.map_err(|_| format!("{program} did not answer in {PATIENCE:?}"))??;
+    get(&program, server, PATIENCE).await
+}
+
+async fn get(program: &str, server: &str, patience: Duration) -> Result<Option<Credential>, String> {
+    let answer = tokio::time::timeout(patience, run(program, server)).await;
+    let (success, output) =
+        answer.map_err(|_| format!("{program} did not answer in {} s", patience.as_secs()))??;
     if !success {
         let said = String::from_utf8_lossy(&output);
         let said = said.lines().next().unwrap_or_default().trim();
@@ -205,4 +210,45 @@ async fn run(program: &str, server: &str) -> Result<(bool, Vec<u8>), String> {
         return Err(format!("the answer of {program} is larger than {LARGEST_ANSWER} bytes"));
     }
     Ok((process.wait().await.map_err(failed)?.success(), output))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_helper_that_says_nothing_is_given_up() {
+        let program = std::env::temp_dir().join(format!("docker-credential-mute-{}", std::process::id()));
+        std::fs::write(&program, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = get(program.to_str().unwrap(), "a.io", Duration::ZERO).await.unwrap_err();
+        std::fs::remove_file(&program).unwrap();
+        assert!(error.ends_with(" did not answer in 0 s"), "{error}");
+    }
+
+    #[test]
+    fn the_usual_places_follow_the_environment() {
+        let places = |variables: &[(&str, &str)]| {
+            let value =
+                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            let places = usual(value);
+            places.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            places(&[("HOME", "/home/ali"), ("XDG_RUNTIME_DIR", "/run/user/1")]),
+            [
+                "/home/ali/.docker/config.json",
+                "/run/user/1/containers/auth.json",
+                "/home/ali/.config/containers/auth.json",
+                "/home/ali/.dockercfg",
+            ]
+        );
+        assert_eq!(
+            places(&[("DOCKER_CONFIG", "/docker"), ("XDG_CONFIG_HOME", "/config"), ("XDG_RUNTIME_DIR", "")]),
+            ["/docker/config.json", "/config/containers/auth.json"]
+        );
+        assert_eq!(places(&[]), [""; 0]);
+    }
 }

@@ -31,7 +31,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the operator: make every MultiArchImage of the cluster true.
     Operator(operator::Arguments),
-    /// Create, inspect, annotate, verify and copy image indexes; no cluster is needed.
+    /// Create, inspect, annotate, verify, copy, export and import image indexes; no cluster is needed.
     Index(Box<index::Arguments>),
     /// Print the CustomResourceDefinition of MultiArchImage as YAML.
     Crd,

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::tasks::{Perform, Problem};
 use super::{jobs, secrets::keyring};
 use crate::api::{ANNOTATION_REBUILD, MultiArchImage, Reason};
-use crate::image::{self, PlatformCheck, PublishError, ResolveError, TagPolicy};
+use crate::image::{self, PlatformCheck, PublishError, ResolveError};
 use crate::plan::task::{Found, Task};
 use crate::registry::{Digest, Kind, Session};
 use crate::{git, registry};
@@ -113,13 +113,13 @@ impl Performer {
                 jobs::delete(&self.cluster, namespace, &name, &uid).await?;
                 Ok(Found::Done)
             }
-            Task::Publish { generation, repository, tags, index } => {
+            Task::Publish { generation, repository, tags, index, policy } => {
                 let session = self.session(object).await?;
                 // Whoever edited the spec meanwhile wants another index under these tags.
                 if self.current(object)?.metadata.generation != Some(generation) {
                     return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
                 }
-                image::publish(&session, &repository, &index, &tags, TagPolicy::Overwrite).await?;
+                image::publish(&session, &repository, &index, &tags, policy).await?;
                 Ok(Found::Done)
             }
         }

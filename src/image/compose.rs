@@ -5,7 +5,7 @@
 //! read the tags    ─┘   mount their blobs   ┘
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
 
@@ -240,14 +240,21 @@ fn assemble(composition: &Composition, images: Vec<ResolvedImage>) -> Result<Com
     Ok(Composed { index, images, warnings })
 }
 
-/// An image that two sources name is one.
-fn without_repetitions(mut images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
-    let mut seen = HashSet::new();
-    images.retain(|image| {
+/// An image that two sources name is one, and has the edits of both.
+fn without_repetitions(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
+    let mut kept: Vec<ResolvedImage> = Vec::new();
+    for image in images {
         let descriptor = &image.image.descriptor;
-        seen.insert((descriptor.digest.clone(), descriptor.platform.clone()))
-    });
-    images
+        let same = |other: &&mut ResolvedImage| {
+            let other = &other.image.descriptor;
+            other.digest == descriptor.digest && other.platform == descriptor.platform
+        };
+        match kept.iter_mut().find(same) {
+            Some(other) => other.image.descriptor.annotations.extend(descriptor.annotations.clone()),
+            None => kept.push(image),
+        }
+    }
+    kept
 }
 
 /// The last image of a platform takes the place of the first.

@@ -14,7 +14,7 @@ const MOST_NESTED: usize = 16;
 /// How many images of an index are taken.
 const MOST_IMAGES: usize = 256;
 /// How many attestations of one image are carried.
-const MOST_ATTESTATIONS: usize = 16;
+const MOST_ATTESTATIONS: usize = 64;
 
 /// An image with the bytes of its manifest verified, its config not yet read.
 pub(super) struct Found {
@@ -59,8 +59,11 @@ pub(super) async fn find_all(session: &Session, reference: &Reference) -> Result
     let images: Vec<&Descriptor> = images(&entries)
         .filter(|entry| entry.runnable_platform().is_some() || says_nothing(entry))
         .filter(|entry| seen.insert((&entry.digest, &entry.platform)))
-        .take(MOST_IMAGES)
         .collect();
+    if images.len() > MOST_IMAGES {
+        let reason = format!("its index lists {} images; {MOST_IMAGES} is the most", images.len());
+        return Err(not_an_image(reference, reason));
+    }
     if images.is_empty() {
         return Err(not_an_image(reference, "its index lists no images".to_owned()));
     }
@@ -94,6 +97,10 @@ impl Found {
         entry: Descriptor,
     ) -> Result<Self, ResolveError> {
         let about = attestations(entries, &entry.digest);
+        if about.len() > MOST_ATTESTATIONS {
+            let reason = format!("{} attestations; {MOST_ATTESTATIONS} is the most", about.len());
+            return Err(not_an_image(reference, format!("{} has {reason}", entry.digest)));
+        }
         let (image, attestations) =
             futures::try_join!(fetch(session, reference, entry), fetch_all(session, reference, about))?;
         let (reference, source) = (reference.clone(), index.descriptor.clone());
@@ -107,9 +114,14 @@ async fn nested(
     reference: &Reference,
     entries: &[Descriptor],
 ) -> Result<Vec<Descriptor>, ResolveError> {
-    let indexes = entries.iter().filter(|entry| entry.media_type.is_index()).take(MOST_NESTED).cloned();
+    let indexes: Vec<Descriptor> =
+        entries.iter().filter(|entry| entry.media_type.is_index()).cloned().collect();
+    if indexes.len() > MOST_NESTED {
+        let reason = format!("its index lists {} indexes; {MOST_NESTED} is the most", indexes.len());
+        return Err(not_an_image(reference, reason));
+    }
     let mut inner = Vec::new();
-    for index in fetch_all(session, reference, indexes.collect()).await? {
+    for index in fetch_all(session, reference, indexes).await? {
         inner
             .extend(parse_index(reference, &index)?.into_iter().filter(|entry| !entry.media_type.is_index()));
     }
@@ -118,7 +130,7 @@ async fn nested(
 
 fn attestations(entries: &[Descriptor], image: &Digest) -> Vec<Descriptor> {
     let about = |candidate: &&Descriptor| candidate.media_type.is_manifest() && candidate.attests(image);
-    entries.iter().filter(about).take(MOST_ATTESTATIONS).cloned().collect()
+    entries.iter().filter(about).cloned().collect()
 }
 
 fn images(entries: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::api::IndexFormat;
 use crate::registry::{Descriptor, Digest, LARGEST_MANIFEST, MediaType};
 
 /// The format of an index.
@@ -14,6 +15,15 @@ pub enum Format {
     Oci,
     /// A Docker manifest list, schema 2.
     Docker,
+}
+
+impl From<IndexFormat> for Format {
+    fn from(format: IndexFormat) -> Self {
+        match format {
+            IndexFormat::Oci => Self::Oci,
+            IndexFormat::Docker => Self::Docker,
+        }
+    }
 }
 
 /// An index ready to be published. The same entries in the same order give the same bytes.

@@ -6,6 +6,7 @@ use futures::future::{join_all, try_join_all};
 
 use super::index::AssembledIndex;
 use super::manifest::Index;
+use crate::api;
 use crate::registry::{Digest, Error, Kind, Manifest, Operation, Reference, Repository, Session};
 
 /// What is done about a tag that has other content.
@@ -16,6 +17,15 @@ pub enum TagPolicy {
     Overwrite,
     /// Nothing is published.
     IfAbsent,
+}
+
+impl From<api::TagPolicy> for TagPolicy {
+    fn from(policy: api::TagPolicy) -> Self {
+        match policy {
+            api::TagPolicy::Overwrite => Self::Overwrite,
+            api::TagPolicy::IfAbsent => Self::IfAbsent,
+        }
+    }
 }
 
 /// What publishing did to a tag.

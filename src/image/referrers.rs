@@ -202,7 +202,7 @@ impl Copy<'_> {
     }
 
     async fn under(&self, tag: &Reference) -> Result<Option<Manifest>, Error> {
-        match self.session.get_manifest(tag).await {
+        match self.session.without_mirrors().get_manifest(tag).await {
             Ok(manifest) => Ok(Some(manifest)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),

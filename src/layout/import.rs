@@ -1,7 +1,7 @@
 //! From a layout into registries.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
@@ -63,15 +63,20 @@ pub async fn import(
     check_blobs(&layout, &contents)?;
     let root = as_index(&contents.root);
     let targets = by_repository(targets, &root.descriptor.digest)?;
-    let session = &session.writing_to(targets.keys().copied(), std::iter::empty());
+    let repositories: Vec<&Repository> = targets.iter().map(|(repository, _)| *repository).collect();
+    let session = &session.writing_to(repositories.iter().copied(), repositories.iter().copied());
     let tags = targets.iter().map(|(repository, tags)| Tags::read(session, repository, tags));
     let tags: Vec<Tags> = try_join_all(tags).await?;
     let mut copied = Copied::default();
-    for tags in &tags {
+    // What a registry has once, its other repositories take from it.
+    let mut nearest: HashMap<&str, &Repository> = HashMap::new();
+    for (tags, target) in tags.iter().zip(repositories) {
         // An index that is there has its images.
         if !tags.all_hold(&root.descriptor.digest) {
-            copied = copied.plus(send(session, &layout, &contents, tags.repository()).await?);
+            let neighbour = nearest.get(target.registry()).copied();
+            copied = copied.plus(send(session, &layout, neighbour, &contents, target).await?);
         }
+        nearest.insert(target.registry(), target);
     }
     let written = tags.into_iter().map(|tags| tags.write(session, &root));
     // None is cut short by the failure of another.
@@ -86,19 +91,24 @@ pub async fn import(
     })
 }
 
-/// The tags of each repository. A target may have a digest only if it is what will be there.
+/// The tags of each repository, repositories in the order they were named. A target may have a digest only if it is what
+/// will be there.
 fn by_repository<'a>(
     targets: &'a [Reference],
     digest: &Digest,
-) -> Result<BTreeMap<&'a Repository, Vec<&'a str>>, LayoutError> {
-    let mut repositories: BTreeMap<&Repository, Vec<&str>> = BTreeMap::new();
+) -> Result<Vec<(&'a Repository, Vec<&'a str>)>, LayoutError> {
+    let mut grouped: Vec<(&Repository, Vec<&str>)> = Vec::new();
     for target in targets {
         if target.digest().is_some_and(|wanted| wanted != digest) {
             return Err(LayoutError::invalid(target, format!("what is imported has the digest {digest}")));
         }
-        repositories.entry(target.repository()).or_default().extend(target.tag());
+        let tag = target.tag();
+        match grouped.iter_mut().find(|(repository, _)| *repository == target.repository()) {
+            Some((_, tags)) => tags.extend(tag),
+            None => grouped.push((target.repository(), tag.into_iter().collect())),
+        }
     }
-    Ok(repositories)
+    Ok(grouped)
 }
 
 /// The manifest as the publishing of indexes takes it, whatever it is.
@@ -117,10 +127,11 @@ fn check_blobs(layout: &Layout, contents: &Contents) -> Result<(), LayoutError> 
     Err(LayoutError::Incomplete { place: layout.place().to_owned(), missing })
 }
 
-/// Everything but the root.
+/// Everything but the root. What a `neighbour` in the registry has already is mounted from there.
 async fn send(
     session: &Session,
     layout: &Arc<Layout>,
+    neighbour: Option<&Repository>,
     contents: &Contents,
     target: &Repository,
 ) -> Result<Copied, LayoutError> {
@@ -139,8 +150,11 @@ async fn send(
     blobs.sort_by_key(|blob| Reverse(blob.size));
     let copied = stream::iter(blobs)
         .map(|blob| async move {
-            let store: Arc<dyn BlobStore> = layout.clone();
-            Ok::<_, Error>((blob.size, session.push_blob(target, &blob, store).await?))
+            let delivery = match neighbour {
+                Some(neighbour) => session.copy_blob(neighbour, target, &blob).await?,
+                None => session.push_blob(target, &blob, layout.clone() as Arc<dyn BlobStore>).await?,
+            };
+            Ok::<_, Error>((blob.size, delivery))
         })
         .buffer_unordered(PARALLEL)
         .try_fold(copied, async |sum, (size, delivery)| Ok(sum.and(size, delivery)))

@@ -1,6 +1,5 @@
 //! What the platforms add up to: the index when all are ready, else what stands in the way.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -37,7 +36,7 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
     if ready < steps.len() {
         return publication(unready(steps, &ready_platforms));
     }
-    let index = match assemble(steps) {
+    let index = match assemble(&planner.image.spec.target, steps) {
         Ok(index) => Arc::new(index),
         Err(message) => return publication(Verdict::Failed(Reason::InvalidSpec, message)),
     };
@@ -54,6 +53,7 @@ pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, step
         repository: planner.repository.clone(),
         tags: target.tags.clone(),
         index: Arc::clone(&index),
+        policy: target.tag_policy.into(),
     };
     let fact = planner.observed.facts.get(&task);
     let task = Some(task.clone());
@@ -81,10 +81,11 @@ pub(super) fn has_all(status: &MultiArchImageStatus, spec: &MultiArchImageSpec) 
         && status.published.as_ref().is_some_and(|published| published.tags == tags(&spec.target))
 }
 
-fn assemble(steps: &[Step]) -> Result<AssembledIndex, String> {
+fn assemble(target: &Target, steps: &[Step]) -> Result<AssembledIndex, String> {
     let children = steps.iter().filter_map(|step| step.child.as_deref());
     let entries: Vec<_> = children.flat_map(ResolvedImage::descriptors).cloned().collect();
-    AssembledIndex::assemble(None, &BTreeMap::new(), &entries).map_err(|error| error.to_string())
+    AssembledIndex::assemble(target.format.map(Into::into), &target.annotations, &entries)
+        .map_err(|error| error.to_string())
 }
 
 fn failed(failure: &Failure) -> Verdict {

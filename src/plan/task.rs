@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 
 use crate::api::{MultiArchImage, Reason};
-use crate::image::{AssembledIndex, ResolvedImage};
+use crate::image::{AssembledIndex, ResolvedImage, TagPolicy};
 use crate::platform::Platform;
 use crate::registry::{Digest, Reference, Repository};
 
@@ -119,6 +119,8 @@ pub enum Task {
         tags: Vec<String>,
         /// The index.
         index: Arc<AssembledIndex>,
+        /// What is done about tags with other content.
+        policy: TagPolicy,
     },
 }
 
@@ -152,8 +154,8 @@ impl Task {
             Task::CreateJob { job } => format!("create {:?}", job.metadata.name),
             Task::MergeSecrets { epoch, uid, .. } => format!("merge {uid} {epoch:?}"),
             Task::DeleteJob { name, uid } => format!("delete {name} {uid}"),
-            Task::Publish { generation, repository, tags, index } => {
-                format!("publish {} {repository} {tags:?} {generation}", index.descriptor.digest)
+            Task::Publish { generation, repository, tags, index, policy } => {
+                format!("publish {} {repository} {tags:?} {policy:?} {generation}", index.descriptor.digest)
             }
         }
     }

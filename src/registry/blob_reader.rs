@@ -11,8 +11,10 @@ use super::descriptor::Descriptor;
 use super::digest::Hasher;
 use super::error::{Error, Kind, Operation};
 
-/// How often the bytes of one blob are asked for anew where they broke off without a byte gained in between.
+/// How often the bytes of one blob are asked for anew where they broke off with hardly a byte gained in between.
 const MOST_FRUITLESS: u32 = 3;
+/// How many bytes gained are worth another try, or a store that trickles would be read for ever.
+const WORTHWHILE: u64 = 64 * 1024;
 
 /// Some bytes, and what kept the rest from coming.
 pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
@@ -48,6 +50,8 @@ pub struct BlobReader {
     /// Where the next bytes of the store begin.
     position: u64,
     fruitless: u32,
+    /// Where the bytes broke off the last time.
+    broken_at: u64,
     /// Whether there are bytes among those hashed that came from where no more are fetched.
     doubtful: bool,
     held: Option<Bytes>,
@@ -65,6 +69,7 @@ impl BlobReader {
             hashed: 0,
             position: 0,
             fruitless: 0,
+            broken_at: 0,
             doubtful: false,
             held: None,
         }
@@ -117,14 +122,13 @@ impl BlobReader {
             self.open().await?;
             let Some(bytes) = &mut self.bytes else { continue };
             let error = match bytes.next().await {
-                Some(Ok(chunk)) => {
-                    self.fruitless = 0;
-                    return Ok(Some(chunk));
-                }
+                Some(Ok(chunk)) => return Ok(Some(chunk)),
                 Some(Err(error)) => error,
                 None => return Ok(None),
             };
-            self.fruitless += 1;
+            let gained = self.position.saturating_sub(self.broken_at);
+            self.fruitless = if gained >= WORTHWHILE { 1 } else { self.fruitless + 1 };
+            self.broken_at = self.position;
             self.doubtful |= self.store.doubt();
             if !error.is_transient() || self.fruitless > MOST_FRUITLESS {
                 return Err(error);
@@ -144,6 +148,7 @@ impl BlobReader {
     pub(crate) fn rewind(&mut self, position: u64) {
         (self.bytes, self.held) = (None, None);
         self.position = position.min(self.hashed);
+        self.broken_at = self.position;
         if position == 0 {
             (self.hasher, self.hashed) = (Some(Hasher::new(self.blob.digest.algorithm())), 0);
             self.doubtful = false;

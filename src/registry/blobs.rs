@@ -18,6 +18,7 @@ use super::manifests::verified;
 use super::reference::Repository;
 use super::scope::Scopes;
 use super::session::{Content, Request, Session};
+use super::transport::Pace;
 use super::upload::{Upload, header};
 
 /// How a blob came to be in its target.
@@ -93,9 +94,12 @@ impl Session {
             return Err(request.operation.error(Kind::Unsupported, "the registry serves no parts of blobs"));
         }
         let (client, operation) = (session.client().clone(), request.operation);
-        let chunks = stream::try_unfold(response, move |mut response| {
+        let chunks = stream::try_unfold((response, Pace::default()), move |(mut response, mut pace)| {
             let (client, operation) = (client.clone(), operation.clone());
-            async move { Ok(client.chunk(&operation, &mut response).await?.map(|chunk| (chunk, response))) }
+            async move {
+                let chunk = client.chunk(&operation, &mut response, &mut pace).await?;
+                Ok(chunk.map(|chunk| (chunk, (response, pace))))
+            }
         });
         Ok(chunks.boxed())
     }

@@ -1,22 +1,15 @@
-//! Who we are at each registry: the docker configurations in Secrets, matched as the kubelet does.
+//! Who we are at each registry: credentials matched as the kubelet does.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::descriptor::null_as_default;
+use super::docker_config::{CredentialsError, DockerConfig, config_key, names_of};
 use super::host::HostPattern;
 use super::reference::Repository;
-
-/// The names under which credentials for Docker Hub are filed.
-const DOCKER_HUB_NAMES: [&str; 3] = ["index.docker.io", "docker.io", "registry-1.docker.io"];
-/// The key under which Docker's own tools look for them.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// One way to say who we are. Its `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,14 +60,6 @@ impl Credential {
         }
         hasher.finalize().into()
     }
-}
-
-/// Why a document holds no credentials. Names the document, never what is in it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{document}: {reason}")]
-pub struct CredentialsError {
-    document: String,
-    reason: String,
 }
 
 /// All credentials of a resource, of any number of Secrets. Without any, requests are anonymous.
@@ -194,16 +179,6 @@ impl Entry {
     }
 }
 
-/// The names under which credentials for a registry are filed.
-fn names_of(registry: &str) -> impl Iterator<Item = &str> {
-    let hub: &[&str] = if registry == "docker.io" { &DOCKER_HUB_NAMES } else { &[] };
-    hub.iter().copied().chain(hub.is_empty().then_some(registry))
-}
-
-fn config_key(registry: &str) -> String {
-    if DOCKER_HUB_NAMES.contains(&registry) { DOCKER_HUB_KEY.to_owned() } else { registry.to_owned() }
-}
-
 fn config_entry(credential: &Credential) -> serde_json::Value {
     let auth = |username: &str, password: &str| STANDARD.encode(format!("{username}:{password}"));
     match credential {
@@ -213,109 +188,6 @@ fn config_entry(credential: &Credential) -> serde_json::Value {
         }
         Credential::RegistryToken(token) => serde_json::json!({ "registrytoken": token }),
     }
-}
-
-/// What is in a `config.json` of Docker or an `auth.json` of Podman. Has secrets, so it has no `Debug`.
-pub struct DockerConfig {
-    auths: Vec<(String, Option<Credential>)>,
-    helpers: BTreeMap<String, serde_json::Value>,
-    store: Option<serde_json::Value>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    #[serde(default, deserialize_with = "null_as_default")]
-    auths: BTreeMap<String, Auth>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    cred_helpers: BTreeMap<String, serde_json::Value>,
-    creds_store: Option<serde_json::Value>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Auth {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    identitytoken: Option<String>,
-    registrytoken: Option<String>,
-}
-
-impl DockerConfig {
-    /// Reads `{"auths": …}` or the older form without `auths`. `document` is what messages call it.
-    ///
-    /// # Errors
-    /// If it is not such a document, or a credential in it cannot be read.
-    pub fn parse(document: &str, content: &[u8]) -> Result<Self, CredentialsError> {
-        let fail = |reason: String| CredentialsError { document: document.to_owned(), reason };
-        let Document { auths, cred_helpers, creds_store } = Document::parse(content).map_err(fail)?;
-        let auths = auths.into_iter().map(|(key, auth)| match auth.credential() {
-            Ok(credential) => Ok((key, credential)),
-            Err(reason) => Err(fail(format!("the entry for {key:?} {reason}"))),
-        });
-        Ok(Self { auths: auths.collect::<Result<_, _>>()?, helpers: cred_helpers, store: creds_store })
-    }
-
-    /// What to ask for the credential of `repository`, and the helper to ask: the `<name>` of
-    /// `docker-credential-<name>`. As in Docker, one for the registry comes before one for all, and an empty
-    /// name is none.
-    pub fn helper_for(&self, repository: &Repository) -> Option<(String, &str)> {
-        let host = |key: &str| {
-            let key = key.split_once("://").map_or(key, |(_, rest)| rest);
-            key.split('/').next().unwrap_or_default().to_ascii_lowercase()
-        };
-        let own = self
-            .helpers
-            .iter()
-            .find(|(key, _)| names_of(repository.registry()).any(|name| host(key) == name));
-        let name = own.map(|(_, name)| name).or(self.store.as_ref())?.as_str()?;
-        (!name.is_empty()).then(|| (config_key(repository.registry()), name))
-    }
-}
-
-impl Document {
-    /// Errors say where, not what: serde's own messages quote the content.
-    fn parse(content: &[u8]) -> Result<Self, String> {
-        let place = |error: serde_json::Error| format!("at line {}, column {}", error.line(), error.column());
-        let value: serde_json::Value = serde_json::from_slice(content)
-            .map_err(|error| format!("not JSON {}; expected a docker configuration", place(error)))?;
-        let wrong = |_| {
-            "not a docker configuration; expected {\"auths\": {\"<registry>\": {\"auth\": …}}}".to_owned()
-        };
-        if ["auths", "credHelpers", "credsStore"].iter().any(|key| value.get(key).is_some()) {
-            return serde_json::from_value(value).map_err(wrong);
-        }
-        Ok(Self { auths: serde_json::from_value(value).map_err(wrong)?, ..Self::default() })
-    }
-}
-
-impl Auth {
-    fn credential(&self) -> Result<Option<Credential>, &'static str> {
-        let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
-        if let Some(token) = given(&self.registrytoken) {
-            return Ok(Some(Credential::RegistryToken(token)));
-        }
-        // As in Docker, `auth` wins over the two fields that it stands for.
-        let (username, password) = match given(&self.auth) {
-            Some(auth) => decode(&auth)?,
-            None => (given(&self.username).unwrap_or_default(), given(&self.password).unwrap_or_default()),
-        };
-        Ok(match given(&self.identitytoken) {
-            Some(token) => Some(Credential::IdentityToken { username, token }),
-            None if username.is_empty() && password.is_empty() => None,
-            None => Some(Credential::Basic { username, password }),
-        })
-    }
-}
-
-fn decode(auth: &str) -> Result<(String, String), &'static str> {
-    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let lenient = GeneralPurpose::new(&base64::alphabet::STANDARD, config);
-    let bytes = lenient.decode(auth.trim()).map_err(|_| "has an \"auth\" that is not base64")?;
-    let text = String::from_utf8(bytes).map_err(|_| "has an \"auth\" that is not text")?;
-    let (username, password) = text.split_once(':').ok_or("has an \"auth\" without a colon")?;
-    Ok((username.to_owned(), password.trim_end_matches(['\0', '\r', '\n']).to_owned()))
 }
 
 #[cfg(test)]
@@ -359,6 +231,56 @@ mod tests {
         assert_eq!(users(&keyring, "registry.example.com/teams/web"), ["host", "wildcard"]);
         assert_eq!(users(&keyring, "registry.example.com:5000/web"), ["port"]);
         assert_eq!(users(&keyring, "ghcr.io/web"), [""; 0]);
+    }
+
+    #[test]
+    fn a_key_matches_as_in_the_kubelet() {
+        for (key, repository, matches) in [
+            ("https://a.io", "a.io/web", true),
+            ("http://a.io/", "a.io/web", true),
+            ("https://a.io/v2/team/", "a.io/team/web", true),
+            ("a.io/v2", "a.io/web", true),
+            ("A.io/team", "a.io/team/web", true),
+            ("a.io/Team", "a.io/team/web", false),
+            ("a.io/team/web", "a.io/team/web", true),
+            ("a.io/team/web", "a.io/team", false),
+            ("a.io/te", "a.io/team/web", false),
+            ("a.io/*", "a.io/team/web", false),
+            ("a.io:5000", "a.io/web", false),
+            ("a.io", "a.io:5000/web", false),
+            ("*.io:5000/team", "a.io:5000/team/web", true),
+            ("*.io", "b.a.io/web", false),
+            ("*.*.io", "b.a.io/web", true),
+            ("b?.a.io", "b1.a.io/web", true),
+            ("*", "a.io/web", false),
+            ("*", "localhost/web", true),
+            ("[::1]:5000", "[::1]:5000/web", true),
+            ("*.docker.io", "busybox", true),
+            ("docker.io/library", "busybox", true),
+            ("docker.io/acme", "busybox", false),
+        ] {
+            let found = users(&keyring(&auths(&[(key, "user")])), repository);
+            assert_eq!(found.len(), usize::from(matches), "{key} {repository}");
+        }
+    }
+
+    #[test]
+    fn clouds_have_tokens_for_passwords() {
+        let entry = |user: &str, password: &str| {
+            let auth = STANDARD.encode(format!("{user}:{password}"));
+            let keyring = keyring(&serde_json::json!({"auths": {"a.io": {"auth": auth}}}).to_string());
+            keyring.for_repository(&"a.io/web".parse().unwrap()).remove(0)
+        };
+        let key_file = r#"{"type": "service_account", "private_key": "-----BEGIN…:…"}"#;
+        for (user, password) in [
+            ("AWS", "eyJwYXlsb2FkIjoi=="),
+            ("oauth2accesstoken", "ya29.c:d"),
+            ("_json_key", key_file),
+            ("_json_key_base64", "eyJ0eXBlIjoi"),
+        ] {
+            let expected = Credential::Basic { username: user.into(), password: password.into() };
+            assert_eq!(entry(user, password), expected);
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::http::explain_tls;
 /// The longest message of a registry that is repeated, in characters.
 const LONGEST_MESSAGE: usize = 200;
 
+/// How errors of the way through a proxy begin in hyper-util.
+const TUNNEL: &str = "tunnel error: ";
 /// What is said of connections that the other side has ended without a word.
 const ENDED: [&str; 3] = ["connection closed", "broken pipe", "connection reset"];
 
@@ -77,7 +79,7 @@ impl Error {
         let cause = self.0.cause.to_ascii_lowercase();
         matches!(self.kind(), Kind::Rejected | Kind::Denied)
             && cause.contains("token")
-            && cause.contains("expired")
+            && (cause.contains("expired") || cause.contains("invalid"))
     }
 
     /// Lets the caller's retry policy try again what is not transient by its kind.
@@ -240,19 +242,18 @@ pub(crate) fn readable(text: &str) -> String {
 
 /// The innermost error, which is the one that helps: "connection refused", not "error sending request".
 fn leaf_cause(error: &reqwest::Error) -> String {
-    let chain: Vec<&(dyn StdError + 'static)> =
-        std::iter::successors(error.source(), |&cause| cause.source()).collect();
-    if chain.iter().any(|cause| cause.to_string() == "dns error") {
-        return "the host name does not resolve".to_owned();
-    }
-    if error.is_timeout() {
-        return "connecting timed out".to_owned();
-    }
-    let leaf = chain.last().map(|cause| cause.to_string()).unwrap_or_default();
-    let leaf = leaf.split(" (os error").next().unwrap_or_default();
-    match leaf {
+    let chain: Vec<String> =
+        std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+    let leaf = chain.last().map_or("", |leaf| leaf.split(" (os error").next().unwrap_or_default());
+    let cause = match leaf.strip_prefix(TUNNEL).unwrap_or(leaf) {
+        _ if chain.iter().any(|cause| cause == "dns error") => "the host name does not resolve".to_owned(),
+        _ if error.is_timeout() => "connecting timed out".to_owned(),
         "" => "the request failed".to_owned(),
-        _ => readable(&first_letter_small(leaf)),
+        leaf => readable(&first_letter_small(leaf)),
+    };
+    match chain.iter().any(|cause| cause.starts_with(TUNNEL)) {
+        true => format!("the proxy (HTTPS_PROXY) does not lead there: {cause}"),
+        false => cause,
     }
 }
 

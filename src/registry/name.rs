@@ -47,6 +47,9 @@ impl<'a> Name<'a> {
             DOCKER_HUB if !path.contains('/') => format!("library/{path}"),
             _ => path.to_owned(),
         };
+        if path.len() > LONGEST_PATH {
+            return Err(format!("the path has {} characters; {LONGEST_PATH} is the most", path.len()));
+        }
         Ok(Self { registry, path, tag, digest })
     }
 }
@@ -58,7 +61,7 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
         return split_address(name);
     }
     let (registry, rest) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        Some((first, rest)) if looks_like_a_host(first) => (first, rest),
         _ => (DOCKER_HUB, name),
     };
     check_host(registry)?;
@@ -67,6 +70,11 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
         registry => registry.to_owned(),
     };
     Ok((registry, rest))
+}
+
+/// Paths are in lower case, so what is not can only be a host.
+fn looks_like_a_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost" || part.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 /// `[::1]:5000/web`: RFC 3986, section 3.2.2.
@@ -109,9 +117,6 @@ fn is_port(port: &str) -> bool {
 fn check_path(path: &str) -> Result<(), String> {
     if path.is_empty() {
         return Err("the name of the repository is missing".to_owned());
-    }
-    if path.len() > LONGEST_PATH {
-        return Err(format!("the path has {} characters; {LONGEST_PATH} is the most", path.len()));
     }
     if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(format!("repositories are in lower case; write {}", path.to_ascii_lowercase()));
@@ -160,7 +165,7 @@ mod tests {
     #[test]
     fn names_are_taken_apart_as_oci_client_takes_them_apart() {
         let digest = "@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let pieces = ["a", "9", "/", ":", ".", "_", "-", "localhost", "a.b:5", "A", digest];
+        let pieces = ["a", "9", "/", ":", ".", "_", "-", "localhost", "a.b:5", digest];
         for text in texts(&pieces, 4) {
             let theirs: Result<oci_client::Reference, _> = text.parse();
             let is_digest =
@@ -171,12 +176,20 @@ mod tests {
                 continue;
             };
             let ours = ours.unwrap_or_else(|| panic!("{text} is accepted there"));
-            assert_eq!(ours.registry, theirs.registry(), "{text}");
+            assert_eq!(ours.registry, theirs.registry().to_ascii_lowercase(), "{text}");
             assert_eq!(ours.path, theirs.repository(), "{text}");
             assert_eq!(ours.digest, theirs.digest(), "{text}");
             let tag = ours.tag.or(ours.digest.is_none().then_some("latest"));
             assert_eq!(tag, theirs.tag(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_short_name_is_as_long_as_what_it_stands_for() {
+        let longest = LONGEST_PATH - "library/".len();
+        assert!(Name::parse(&"x".repeat(longest)).is_ok());
+        assert!(Name::parse(&"x".repeat(longest + 1)).is_err());
+        assert!(Name::parse(&format!("ghcr.io/{}", "x".repeat(LONGEST_PATH))).is_ok());
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Session {
 
     /// The bytes of the list under a tag, if there is one.
     async fn list_under(&self, tag: &Reference) -> Result<Option<Bytes>, Error> {
-        match self.get_manifest(tag).await {
+        match self.without_mirrors().get_manifest(tag).await {
             Ok(list) if list.descriptor.media_type.is_index() => Ok(Some(list.bytes)),
             Ok(list) => {
                 let cause = format!(

@@ -289,6 +289,17 @@ registries:
     }
 
     #[test]
+    fn what_the_documentation_shows_is_understood() {
+        let text = include_str!("../../docs/registries.md");
+        let (_, yaml) = text.split_once("```yaml\n").unwrap();
+        let (yaml, _) = yaml.split_once("```").unwrap();
+        let entries = parse(yaml, Path::new("")).unwrap();
+        assert_eq!(entries.len(), 4);
+        // And every key is shown.
+        assert_eq!(Entry::KEYS.iter().find(|key| !yaml.contains(**key)), None);
+    }
+
+    #[test]
     fn a_mistake_is_told_by_entry_and_key() {
         let entry = |text: &str| problem(&format!("registries:\n- host: a.io\n- {text}"));
         for (text, told) in [

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WARNING};
@@ -24,6 +24,8 @@ use super::token::TokenCache;
 
 /// The largest token answer or error answer that is read, in bytes.
 pub(crate) const SMALL_ANSWER: u64 = 1024 * 1024;
+/// The slowest that an answer may come for longer than silence is put up with, in bytes a second.
+const SLOWEST: u64 = 1024;
 /// How many redirects of one request are followed.
 const MOST_REDIRECTS: usize = 5;
 /// How many blobs are sent at once, by everyone together: each takes the memory of some network frames.
@@ -207,15 +209,19 @@ impl Client {
         Err(operation.error(Kind::Unsupported, cause))
     }
 
-    /// The next piece of a body.
+    /// The next piece of a body, whose pieces all share one `pace`.
     pub(crate) async fn chunk(
         &self,
         operation: &Operation,
         response: &mut Response,
+        pace: &mut Pace,
     ) -> Result<Option<Bytes>, Error> {
         let url = response.url().clone();
-        let chunk = tokio::time::timeout(self.0.read_timeout, response.chunk()).await;
-        answered(operation, &url, chunk.ok())
+        let asked = Instant::now();
+        let chunk = tokio::time::timeout(self.0.read_timeout.saturating_sub(pace.behind), response.chunk());
+        let chunk = answered(operation, &url, chunk.await.ok())?;
+        pace.received(chunk.as_ref().map_or(0, Bytes::len), asked.elapsed());
+        Ok(chunk)
     }
 
     /// The whole body, if it is not longer than `limit` bytes.
@@ -231,7 +237,8 @@ impl Client {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
-        while let Some(chunk) = self.chunk(operation, &mut response).await? {
+        let mut pace = Pace::default();
+        while let Some(chunk) = self.chunk(operation, &mut response, &mut pace).await? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }
@@ -263,6 +270,20 @@ impl Client {
             }
             _ => operation.refused(status, retry_after, &body),
         }
+    }
+}
+
+/// How far a body lies behind the slowest pace that is put up with. A server that sends a byte now and then is never
+/// silent, and would hold us for ever.
+#[derive(Default)]
+pub(crate) struct Pace {
+    behind: Duration,
+}
+
+impl Pace {
+    fn received(&mut self, bytes: usize, waited: Duration) {
+        let worth = Duration::from_micros(bytes as u64 * 1_000_000 / SLOWEST);
+        self.behind = (self.behind + waited).saturating_sub(worth);
     }
 }
 

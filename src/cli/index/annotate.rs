@@ -54,7 +54,7 @@ impl Arguments {
             return Err(Failure::usage("nothing to change; see `multiarch index annotate --help`").into());
         }
         let repository = self.reference.repository();
-        let session = self.registry.session(&context.client, &[repository]).await?;
+        let session = self.registry.session(&context.client, &[repository]).await?.without_mirrors();
         let found = session.get_manifest(&self.reference).await?;
         let media_type = &found.descriptor.media_type;
         if !media_type.is_index() {

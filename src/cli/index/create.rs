@@ -122,7 +122,7 @@ impl Arguments {
         composition: &mut Composition,
     ) -> Result<(), Error> {
         let Some(target) = self.targets.first() else { return Ok(()) };
-        let found = match session.get_manifest(target).await {
+        let found = match session.without_mirrors().get_manifest(target).await {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),

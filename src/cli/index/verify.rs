@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
@@ -13,12 +13,15 @@ use crate::cli::output::{Cell, GREEN, OutputArguments, PLAIN, RED, Table, YELLOW
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::inspect::{Child, ProblemReason, read_children, read_configs};
+use crate::image::{ProgramFinding, inspect_program};
 use crate::registry::{
     BlobReader, Descriptor, Digest, Error as RegistryError, Kind, Reference, Repository, Session,
 };
 
 /// How many blobs are looked at at once.
 const PARALLEL_BLOBS: usize = 16;
+/// The programs of how many images are looked for at once; each may take 64 MB.
+const PARALLEL_PROGRAMS: usize = 2;
 /// How many blobs are read at once.
 const PARALLEL_STREAMS: usize = 4;
 
@@ -31,10 +34,23 @@ pub(super) struct Arguments {
     /// Read and hash every byte of every blob, instead of asking whether it is there.
     #[arg(long)]
     deep: bool,
+    /// What happens if the program that an image starts was made for another platform.
+    #[arg(long, value_enum, default_value_t = BinariesArgument::Warn)]
+    binaries: BinariesArgument,
     #[command(flatten)]
     output: OutputArguments,
     #[command(flatten)]
     pub(super) registry: RegistryArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BinariesArgument {
+    /// The check fails.
+    Enforce,
+    /// It is told.
+    Warn,
+    /// Nobody looks.
+    Off,
 }
 
 impl Arguments {
@@ -45,9 +61,13 @@ impl Arguments {
         let children = read_children(&session, &self.reference, &manifest).await?;
         let children = read_configs(&session, repository, children).await?;
         let blobs = Blobs { session, repository, deep: self.deep, quiet: context.quiet };
-        let faults = blobs.check(&children).await?;
-        let platforms: Vec<CheckedChild> =
-            children.iter().map(|child| CheckedChild::new(child, &faults, self.deep)).collect();
+        let (faults, binaries) =
+            futures::try_join!(blobs.check(&children), self.check_binaries(&blobs, &children))?;
+        let platforms: Vec<CheckedChild> = children
+            .iter()
+            .zip(binaries)
+            .map(|(child, binary)| CheckedChild::new(child, &faults, self.deep, binary))
+            .collect();
         let failures: Vec<&Check> = platforms.iter().flat_map(CheckedChild::failures).collect();
         let verified = Verification {
             reference: &self.reference,
@@ -63,6 +83,23 @@ impl Arguments {
                 Err(Failure::new(Exit::VerificationFailed, message.replace("1 checks", "1 check")).into())
             }
         }
+    }
+}
+
+impl Arguments {
+    /// The check of each child's program.
+    async fn check_binaries(&self, blobs: &Blobs<'_>, children: &[Child]) -> Result<Vec<Check>, Error> {
+        stream::iter(children)
+            .map(async |child| {
+                let finding = match self.binaries {
+                    BinariesArgument::Off => None,
+                    _ => blobs.program(child).await?,
+                };
+                Ok(Check::of_program(finding, self.binaries))
+            })
+            .buffered(PARALLEL_PROGRAMS)
+            .try_collect()
+            .await
     }
 }
 
@@ -95,6 +132,22 @@ impl Blobs<'_> {
             .try_collect::<Vec<_>>()
             .await?;
         Ok(looked.into_iter().flatten().collect())
+    }
+
+    /// What is known of the program that an image starts; none of what is no image, or lacks its layers.
+    async fn program(&self, child: &Child) -> Result<Option<ProgramFinding>, RegistryError> {
+        let (Some(contents), Some((config, _)), Some(platform)) =
+            (&child.contents, &child.config, child.platform())
+        else {
+            return Ok(None);
+        };
+        let store = Arc::new(self.session.blobs_of(self.repository));
+        match inspect_program(store, contents, config, &platform).await {
+            Ok(finding) => Ok(Some(finding)),
+            // The check of the blobs tells that already.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::DigestMismatch) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn look(&self, blob: &Descriptor) -> Result<Option<String>, RegistryError> {
@@ -158,7 +211,6 @@ struct Check {
 #[derive(Serialize, Clone, Copy, PartialEq, Eq)]
 enum CheckResult {
     Passed,
-    #[allow(dead_code)]
     Warned,
     Failed,
     Skipped,
@@ -170,11 +222,26 @@ impl Check {
         Self { name, result, message: problems.join("; ") }
     }
 
+    fn of_program(finding: Option<ProgramFinding>, binaries: BinariesArgument) -> Self {
+        let result = match &finding {
+            Some(ProgramFinding::Matches { .. }) => CheckResult::Passed,
+            Some(ProgramFinding::Mismatch { .. }) if binaries == BinariesArgument::Enforce => {
+                CheckResult::Failed
+            }
+            Some(ProgramFinding::Mismatch { .. } | ProgramFinding::Compatible { .. }) => CheckResult::Warned,
+            // Who cannot tell does not warn: an image of mere data starts nothing.
+            Some(ProgramFinding::Unknown { .. }) | None => CheckResult::Skipped,
+        };
+        Self {
+            name: "binary",
+            result,
+            message: finding.map(|finding| finding.to_string()).unwrap_or_default(),
+        }
+    }
+
     fn cell(&self) -> Cell {
         match self.result {
-            CheckResult::Passed => {
-                Cell::styled(if self.message.is_empty() { "ok" } else { &self.message }, GREEN)
-            }
+            CheckResult::Passed => Cell::styled("ok", GREEN),
             CheckResult::Warned => Cell::styled("WARNING", YELLOW),
             CheckResult::Failed => Cell::styled("FAILED", RED),
             CheckResult::Skipped => Cell::styled("-", PLAIN),
@@ -183,7 +250,7 @@ impl Check {
 }
 
 impl CheckedChild {
-    fn new(child: &Child, faults: &Faults, deep: bool) -> Self {
+    fn new(child: &Child, faults: &Faults, deep: bool, binary: Check) -> Self {
         use CheckResult::{Passed, Skipped};
         let problems = |wanted: fn(ProblemReason) -> bool| -> Vec<String> {
             let relevant = child.problems.iter().filter(|problem| wanted(problem.reason));
@@ -210,6 +277,7 @@ impl CheckedChild {
                 Check::new("config", problems(ProblemReason::is_about_config), of_image),
                 Check::new("platform", problems(is_platform), of_image),
                 blobs,
+                binary,
             ],
         }
     }
@@ -234,15 +302,21 @@ fn name_of(child: &Child) -> String {
 
 impl Verification<'_> {
     fn render(&self) -> String {
-        let mut table = Table::new(["PLATFORM", "DIGEST", "MANIFEST", "CONFIG", "PLATFORM", "BLOBS"]);
+        let mut table =
+            Table::new(["PLATFORM", "DIGEST", "MANIFEST", "CONFIG", "PLATFORM", "BLOBS", "BINARY"]);
         for CheckedChild { platform, digest, checks } in self.platforms {
             let names = [platform.as_str().into(), digest.to_string().into()];
             table.row(names.into_iter().chain(checks.iter().map(Check::cell)));
         }
         let mut text = table.render();
         for CheckedChild { platform, checks, .. } in self.platforms {
-            for Check { name, message, .. } in checks.iter().filter(|c| c.result == CheckResult::Failed) {
-                text += &format!("{RED}{platform}: {name}: {message}{RED:#}\n");
+            for Check { name, result, message } in checks {
+                let style = match result {
+                    CheckResult::Failed => RED,
+                    CheckResult::Warned => YELLOW,
+                    CheckResult::Passed | CheckResult::Skipped => continue,
+                };
+                text += &format!("{style}{platform}: {name}: {message}{style:#}\n");
             }
         }
         text

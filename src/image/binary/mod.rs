@@ -283,7 +283,7 @@ impl Inspection {
                 Outcome::Undecided(awaited) => awaited.as_str(),
                 _ => return Ok(ControlFlow::Break(())),
             };
-            let concerned = search::concerns(&path, awaited);
+            let concerned = !matches!(change, layer::Change::Directory) && search::concerns(&path, awaited);
             overlay.record(&path, change, path == awaited)?;
             if concerned {
                 *outcome = search.outcome(overlay);

@@ -1,5 +1,6 @@
 //! The files of an image, as far as they matter to what is started: the layers seen so far, from the top down.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry as Slot, RandomState};
 use std::hash::BuildHasher;
@@ -13,6 +14,10 @@ use super::machine::Content;
 const MOST_ENTRIES: usize = 400_000;
 /// How many bytes of link targets and first lines of scripts are remembered.
 const MOST_TEXT: usize = 16 * 1024 * 1024;
+/// How many bytes of paths are looked up in layers: less than a second's work, and a hundred times what images need.
+const MOST_LOOKED_UP: usize = 64 * 1024 * 1024;
+/// What looking up a path costs, however short it is, in bytes.
+const LOOKING_UP: usize = 64;
 
 /// What is known of the layers. Paths are cleaned: `usr/bin/app`, the root is empty.
 pub(super) struct Overlay {
@@ -24,6 +29,8 @@ pub(super) struct Overlay {
     hasher: RandomState,
     entries: usize,
     text: usize,
+    /// How many bytes of paths have been looked up.
+    looked_up: Cell<usize>,
 }
 
 #[derive(Default)]
@@ -57,11 +64,14 @@ pub(super) enum Found<'a> {
     Absent,
     /// The layers seen so far do not tell.
     Undecided,
+    /// Nobody has the time to find out.
+    Exhausted,
 }
 
 impl Overlay {
     pub(super) fn of(expected: usize) -> Self {
-        Self { layers: Vec::new(), expected, hasher: RandomState::new(), entries: 0, text: 0 }
+        let hasher = RandomState::new();
+        Self { layers: Vec::new(), expected, hasher, entries: 0, text: 0, looked_up: Cell::new(0) }
     }
 
     /// From here on all changes are those of the next layer down.
@@ -121,8 +131,13 @@ impl Overlay {
     pub(super) fn look_up(&self, path: &str, from: usize) -> Found<'_> {
         let ancestors: Vec<&str> = ancestors(path).collect();
         let mut covered = vec![false; ancestors.len()];
+        let effort: usize = ancestors.iter().chain([&path]).map(|path| path.len() + LOOKING_UP).sum();
         let mut is_directory = path.is_empty();
         for (index, layer) in self.layers.iter().enumerate().skip(from) {
+            self.looked_up.set(self.looked_up.get() + effort);
+            if self.looked_up.get() > MOST_LOOKED_UP {
+                return Found::Exhausted;
+            }
             let entry_of = |path: &str| layer.entries.get(&self.hasher.hash_one(path));
             let mut hidden = false;
             match entry_of(path) {

@@ -162,6 +162,9 @@ impl Search {
                 Found::Plain => reason = "has no permission to be executed",
                 Found::Directory => reason = "is a directory",
                 Found::Moved { .. } => reason = "leads through too many links",
+                Found::Exhausted => {
+                    reason = "takes too long to find in so many layers, links and directories"
+                }
             }
         }
         Err(Outcome::Nothing(format!("{name:?} {reason}")))

@@ -10,6 +10,9 @@ use tar::{Builder, EntryType, Header};
 use super::*;
 use crate::registry::{ByteStream, MediaType};
 
+mod limits;
+mod links;
+
 const AMD64: u16 = 62;
 const ARM64: u16 = 183;
 
@@ -106,7 +109,7 @@ impl Layer {
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -352,131 +355,6 @@ async fn what_may_not_be_executed_is_not_what_a_name_means() {
 }
 
 #[tokio::test]
-async fn links_are_followed_through_all_layers() {
-    let base = Layer::new()
-        .symlink("bin", "usr/bin")
-        .symlink("usr/bin/sh", "dash")
-        .program("usr/bin/dash", &program(AMD64))
-        .gzip();
-    let middle = Layer::new().symlink("app", "opt/../opt/current/run").gzip();
-    let top = Layer::new().symlink("opt/current", "/opt/v2").symlink("opt/v2/run", "../../bin/sh").gzip();
-    let image =
-        |words: &[&str]| Image::new(entrypoint(words), vec![base.clone(), middle.clone(), top.clone()]);
-    assert_eq!(image(&["/app"]).steps().await, ["/app", "/usr/bin/dash"]);
-    assert_eq!(image(&["/bin/sh"]).steps().await, ["/bin/sh", "/usr/bin/dash"]);
-    assert_eq!(image(&["sh"]).steps().await, ["sh", "/usr/bin/dash"]);
-}
-
-#[tokio::test]
-async fn a_link_may_lead_to_a_layer_above_it() {
-    let lower = Layer::new().symlink("app", "/opt/app").program("opt/app", &program(ARM64)).gzip();
-    let upper = Layer::new().program("opt/app", &program(AMD64)).gzip();
-    assert_eq!(Image::new(entrypoint(&["/app"]), vec![lower, upper]).steps().await, ["/app", "/opt/app"]);
-}
-
-#[tokio::test]
-async fn a_hard_link_outlives_its_other_name() {
-    let lower =
-        Layer::new().program("bin/busybox", &program(AMD64)).hard_link("bin/sh", "bin/busybox").gzip();
-    let upper = Layer::new().plain("bin/.wh.busybox", b"").gzip();
-    let steps = Image::new(entrypoint(&["/bin/sh"]), vec![lower, upper]).steps().await;
-    assert_eq!(steps, ["/bin/sh", "/bin/busybox"]);
-}
-
-#[tokio::test]
-async fn links_without_end_are_given_up() {
-    for layer in [
-        Layer::new().symlink("app", "other").symlink("other", "app"),
-        Layer::new().symlink("app", "app/app"),
-        Layer::new().hard_link("app", "other").hard_link("other", "app"),
-    ] {
-        let why = Image::new(entrypoint(&["/app"]), vec![layer.gzip()]).why_unknown().await;
-        assert_eq!(why, r#""/app" leads through too many links"#);
-    }
-}
-
-#[tokio::test]
-async fn links_do_not_leave_the_image() {
-    let layer = Layer::new().symlink("app", "../../../etc/app").program("etc/app", &program(AMD64)).gzip();
-    assert_eq!(Image::new(entrypoint(&["/app"]), vec![layer]).steps().await, ["/app", "/etc/app"]);
-}
-
-#[tokio::test]
-async fn a_directory_above_replaces_a_link_to_one() {
-    let lower = Layer::new().symlink("opt", "usr").program("usr/app", &program(AMD64)).gzip();
-    let upper = Layer::new().directory("opt").plain("opt/other", b"").gzip();
-    let image = |layers: Vec<Vec<u8>>| Image::new(entrypoint(&["/opt/app"]), layers);
-    assert_eq!(image(vec![lower.clone()]).steps().await, ["/opt/app", "/usr/app"]);
-    assert_eq!(image(vec![lower, upper]).why_unknown().await, r#""/opt/app" is in no layer"#);
-}
-
-#[tokio::test]
-async fn whiteouts_hide_what_is_below_and_nothing_else() {
-    let lower = || Layer::new().program("opt/app", &program(AMD64)).gzip();
-    let missing = r#""/opt/app" is in no layer"#;
-    for hidden in ["opt/.wh.app", ".wh.opt", "opt/.wh..wh..opq", ".wh..wh..opq"] {
-        let upper = || Layer::new().plain(hidden, b"").gzip();
-        let image = Image::new(entrypoint(&["/opt/app"]), vec![lower(), upper()]);
-        assert_eq!(image.why_unknown().await, missing, "{hidden}");
-        let again = Layer::new().program("opt/app", &program(AMD64)).plain(hidden, b"").gzip();
-        Image::new(entrypoint(&["/opt/app"]), vec![lower(), again]).steps().await;
-        Image::new(entrypoint(&["/opt/app"]), vec![upper(), lower()]).steps().await;
-    }
-    for other in [".wh..wh.plnk", "opt/.wh.other", "opt/.wh.ap"] {
-        let upper = Layer::new().plain(other, b"").gzip();
-        Image::new(entrypoint(&["/opt/app"]), vec![lower(), upper]).steps().await;
-    }
-    let file_instead = Layer::new().plain("opt", b"").program("opt", b"").gzip();
-    let image = Image::new(entrypoint(&["/opt/app"]), vec![lower(), file_instead]);
-    assert_eq!(image.why_unknown().await, missing);
-    let whiteout_and_directory = Layer::new().directory("opt").plain(".wh.opt", b"").gzip();
-    let image = Image::new(entrypoint(&["/opt/app"]), vec![lower(), whiteout_and_directory]);
-    assert_eq!(image.why_unknown().await, missing);
-}
-
-#[tokio::test]
-async fn scripts_lead_to_their_interpreter() {
-    let base = Layer::new()
-        .symlink("bin", "usr/bin")
-        .program("usr/bin/sh", &program(AMD64))
-        .program("usr/local/bin/node", &program(AMD64))
-        .gzip();
-    for (line, last) in [
-        ("#!/bin/sh", "/usr/bin/sh"),
-        ("#! /bin/sh -e", "/usr/bin/sh"),
-        ("#!/usr/bin/env node", "/usr/local/bin/node"),
-        ("#!/usr/bin/env -S NODE_ENV=production node --inspect", "/usr/local/bin/node"),
-        ("#!/usr/bin/env -Snode", "/usr/local/bin/node"),
-        ("#!/inner", "/usr/bin/sh"),
-    ] {
-        let upper = Layer::new()
-            .script("inner", "#!/bin/sh\n")
-            .script("entrypoint.sh", &format!("{line}\nexec \"$@\"\n"))
-            .gzip();
-        let image = Image::new(entrypoint(&["/entrypoint.sh"]), vec![base.clone(), upper]);
-        assert_eq!(image.steps().await.last().unwrap(), last, "{line}");
-    }
-}
-
-#[tokio::test]
-async fn scripts_that_cannot_start_are_told() {
-    for (content, reason) in [
-        ("#!/bin/sh\r\necho\r\n", "/app: its lines end as in Windows"),
-        ("#!\n", "/app: its first line names no interpreter"),
-        ("#!/usr/bin/env -i\n", "/app: its first line names no interpreter for env"),
-        ("#!/bin/none\n", r#""/bin/none" is in no layer"#),
-        ("#!/usr/bin/env none\n", r#""none" is in no directory of PATH"#),
-        ("#!/app\n", "/app → /app → /app → /app → /app → /app: too many scripts"),
-        ("echo\n", "/app is neither a program"),
-        ("", "/app is neither a program"),
-    ] {
-        let layer = Layer::new().script("app", content).gzip();
-        let why = Image::new(entrypoint(&["/app"]), vec![layer]).why_unknown().await;
-        assert!(why.starts_with(reason), "{content:?}: {why}");
-    }
-}
-
-#[tokio::test]
 async fn the_shell_of_a_command_in_shell_form_is_looked_at_and_told() {
     let layer = || Layer::new().program("bin/sh", &program(AMD64)).gzip();
     let finding = Image::new(json!({"Cmd": ["/bin/sh", "-c", "app --fast"]}), vec![layer()])
@@ -573,165 +451,6 @@ async fn an_image_that_starts_nothing_is_told() {
     let layer = Layer::new().directory("app").gzip();
     let why = Image::new(entrypoint(&["/app"]), vec![layer]).why_unknown().await;
     assert_eq!(why, r#""/app" is a directory"#);
-}
-
-#[tokio::test]
-async fn no_more_is_read_than_is_needed() {
-    let lower = Layer::new().plain("never/read", &[1; 100_000]).bytes();
-    let upper = Layer::new().program("app", &program(AMD64)).plain("data", &[1; 10_000_000]).bytes();
-    let image = Image::new(entrypoint(&["/app"]), vec![lower, upper]);
-    let served = image.store.served.clone();
-    image.steps().await;
-    let served = served.load(Ordering::Relaxed);
-    assert!(served <= 4096 * (AHEAD + 8), "{served} bytes were read");
-}
-
-#[tokio::test]
-async fn a_long_name_is_read_and_a_longer_one_is_passed_over() {
-    let long = format!("{}/app", vec!["x".repeat(200); 2].join("/"));
-    let layer = Layer::new().program(&"y/".repeat(3000), b"").program(&long, &program(AMD64)).gzip();
-    let name = format!("/{long}");
-    assert_eq!(Image::new(entrypoint(&[&name]), vec![layer]).steps().await, [name]);
-}
-
-/// Counts what is read of it.
-struct Counted<R>(R, Arc<AtomicUsize>);
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.0.read(buffer)?;
-        self.1.fetch_add(count, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-/// What reading a layer with these limits ends with, and how many of its bytes were read.
-fn read_with_limits(layer: &[u8], largest_layer: u64, remaining: u64) -> (String, usize) {
-    let config = serde_json::from_value(json!({"config": {"Cmd": ["/app"]}})).unwrap();
-    let search = Search::new(&config, &"linux/amd64".parse().unwrap()).unwrap();
-    let mut inspection = Inspection { largest_layer, remaining, ..Inspection::new(search, 1) };
-    let count = Arc::new(AtomicUsize::new(0));
-    let error = inspection.read(Counted(layer, count.clone())).unwrap_err();
-    assert!(inspection.remaining >= remaining.saturating_sub(largest_layer));
-    (error.to_string(), count.load(Ordering::Relaxed))
-}
-
-/// A header that announces more content than comes.
-fn announced(kind: EntryType, size: u64) -> Vec<u8> {
-    let mut header = Header::new_gnu();
-    header.set_path("large").unwrap();
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header.set_cksum();
-    header.as_bytes().to_vec()
-}
-
-#[test]
-fn a_layer_that_unpacks_to_too_much_is_given_up_early() {
-    let mut archive = announced(EntryType::Regular, 1 << 40);
-    archive.resize(64 << 20, 0);
-    for bomb in [gzip(&archive), zstd(&archive)] {
-        for (largest, remaining) in [(1 << 20, 1 << 30), (1 << 30, 1 << 20)] {
-            let (error, read) = read_with_limits(&bomb, largest, remaining);
-            assert_eq!(error, "it unpacks to more than 1048576 bytes, which is more than is looked through");
-            assert!(read < 128 * 1024 && read < bomb.len(), "{read} of {} bytes", bomb.len());
-        }
-    }
-}
-
-#[test]
-fn headers_without_end_are_given_up_before_they_fill_the_memory() {
-    for kind in [EntryType::XHeader, EntryType::GNULongName, EntryType::GNULongLink] {
-        let mut archive = announced(kind, 1 << 30);
-        archive.resize(64 << 20, b'x');
-        let bomb = gzip(&archive);
-        let (error, read) = read_with_limits(&bomb, 1 << 30, 1 << 30);
-        assert_eq!(error, "a file in it has headers of more than 1048576 bytes");
-        // The decompressor reads 32 KiB at once.
-        assert!(read < 40_000 && read < bomb.len(), "{read} of {} bytes", bomb.len());
-    }
-}
-
-#[test]
-fn a_sparse_file_is_as_large_as_what_is_stored_of_it() {
-    let mut header = Header::new_gnu();
-    header.set_path("sparse").unwrap();
-    header.set_entry_type(EntryType::GNUSparse);
-    header.set_mode(0o755);
-    header.set_size(0);
-    header.as_gnu_mut().unwrap().set_real_size(1 << 60);
-    let map = &mut header.as_gnu_mut().unwrap().sparse[0];
-    map.set_offset(1 << 60);
-    map.set_length(0);
-    header.set_cksum();
-    let mut archive = header.as_bytes().to_vec();
-    archive.extend(Layer::new().program("app", &program(AMD64)).bytes());
-    let config = serde_json::from_value(json!({"config": {"Cmd": ["/app"]}})).unwrap();
-    let search = Search::new(&config, &"linux/amd64".parse().unwrap()).unwrap();
-    let mut inspection = Inspection::new(search, 1);
-    inspection.read(archive.as_slice()).unwrap();
-    assert!(matches!(inspection.outcome, Outcome::Found { .. }), "{:?}", inspection.outcome);
-}
-
-#[test]
-fn a_zstd_frame_that_wants_too_much_memory_is_refused() {
-    // A window of 3.75 TB, and a single segment of as much.
-    for frame in [&b"\x28\xb5\x2f\xfd\x00\xff\x01\0\0"[..], b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\0\0\x03\0\x01\0\0"]
-    {
-        let (error, _) = read_with_limits(frame, 1 << 30, 1 << 30);
-        assert!(error.starts_with("its zstd window of "), "{error}");
-    }
-}
-
-#[test]
-fn more_files_than_can_be_remembered_are_told() {
-    let config = serde_json::from_value(json!({"config": {"Cmd": ["/app"]}})).unwrap();
-    let search = Search::new(&config, &"linux/amd64".parse().unwrap()).unwrap();
-    let mut inspection = Inspection::new(search, 1);
-    // Links of 4,000 bytes each.
-    let target = "t".repeat(4000);
-    let layer =
-        (0..5000).fold(Layer::new(), |layer, number| layer.symlink(&format!("link{number}"), &target));
-    let error = inspection.read(layer.bytes().as_slice()).unwrap_err();
-    assert!(error.to_string().contains("more than 400000 links and executable files"), "{error}");
-}
-
-#[tokio::test]
-async fn an_inspection_that_is_dropped_stops_reading() {
-    /// Serves without end, and tells when it is let go.
-    struct Endless(mpsc::Sender<()>);
-    impl BlobStore for Endless {
-        fn place(&self, blob: &Descriptor) -> String {
-            blob.digest.to_string()
-        }
-        fn open(&self, _: &Descriptor, _: u64) -> BoxFuture<'static, Result<ByteStream, Error>> {
-            let alive = self.0.clone();
-            let piece = Bytes::from(vec![0; 512]);
-            let piece = announced_piece(&piece);
-            async move {
-                let bytes = stream::repeat_with(move || {
-                    let _ = &alive;
-                    Ok(piece.clone())
-                });
-                Ok(bytes.boxed())
-            }
-            .boxed()
-        }
-    }
-    fn announced_piece(_: &Bytes) -> Bytes {
-        announced(EntryType::Regular, 0).into()
-    }
-    let (alive, mut gone) = mpsc::channel(1);
-    let layer = Descriptor::new(MediaType::new(TAR_GZIP), Digest::sha256(b""), LARGEST_LAYER);
-    let image = Image::new(entrypoint(&["/app"]), Vec::new());
-    let manifest = ImageManifest { layers: vec![layer], ..image.manifest };
-    let platform = "linux/amd64".parse().unwrap();
-    let mut inspection =
-        Box::pin(inspect_program(Arc::new(Endless(alive)), &manifest, &image.config, &platform));
-    assert!(futures::poll!(&mut inspection).is_pending());
-    drop(inspection);
-    // All that read from it is gone.
-    assert_eq!(gone.recv().await, None);
 }
 
 #[tokio::test]

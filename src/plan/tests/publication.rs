@@ -128,6 +128,31 @@ fn a_publication_that_is_refused_stalls_and_nothing_counts_as_published() {
 }
 
 #[test]
+fn the_index_has_the_format_the_annotations_and_the_tag_policy_of_the_spec() {
+    let mut scene = sources();
+    let target = &mut scene.image.spec.target;
+    target.format = Some(crate::api::IndexFormat::Oci);
+    target.annotations.insert("team".to_owned(), "web".to_owned());
+    target.tag_policy = crate::api::TagPolicy::IfAbsent;
+    let plan = scene.run();
+    let Some(Task::Publish { index, policy, .. }) =
+        plan.tasks.iter().find(|task| matches!(task, Task::Publish { .. }))
+    else {
+        panic!("it is published: {:?}", plan.tasks);
+    };
+    assert_eq!(*policy, crate::image::TagPolicy::IfAbsent);
+    let content: serde_json::Value = serde_json::from_slice(&index.bytes).expect("JSON");
+    assert_eq!(content["annotations"]["team"], "web");
+
+    scene.image.spec.target.format = Some(crate::api::IndexFormat::Docker);
+    scene.image.spec.target.annotations.clear();
+    scene.image.metadata.generation = Some(2);
+    scene.run();
+    assert_eq!(scene.ready().1, "InvalidSpec");
+    assert!(scene.message().contains("format Docker: the image for linux/amd64"), "{}", scene.message());
+}
+
+#[test]
 fn a_spec_that_the_schema_let_through_is_refused_in_the_status() {
     let mut scene =
         Scene::new(json!({"platforms": [{"platform": "linux/potato", "image": "other.test/web:1"}]}));

@@ -64,6 +64,7 @@ fn understand(value: &Value) -> Result<Document, Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::Platform;
 
     fn one(text: &str) -> Document {
         let mut documents = read("image.yaml", text).unwrap();
@@ -147,8 +148,6 @@ manifests:
         assert_eq!(document.composition.annotations["org.opencontainers.image.title"], "Web");
         assert!(document.warnings[0].contains("manifests[0].platform.features: left out"));
     }
-
-    use crate::platform::Platform;
 
     #[test]
     fn several_documents_are_read_and_empty_ones_are_none() {

@@ -39,7 +39,14 @@ pub(super) fn read(value: &Value) -> Result<Document, Problems> {
     let target = target(&spec, &mut problems);
     let sources = sources(&spec, &mut problems);
     let (Some(target), true) = (target, problems.is_empty()) else { return Err(problems) };
-    let composition = Composition { sources, targets: vec![target], ..Composition::default() };
+    let composition = Composition {
+        sources,
+        format: spec.target.format.map(Into::into),
+        annotations: spec.target.annotations,
+        policy: spec.target.tag_policy.into(),
+        targets: vec![target],
+        ..Composition::default()
+    };
     let warnings = match spec.registry_secrets.is_empty() {
         true => Vec::new(),
         false => vec!["registrySecrets are those of a cluster and not used here".to_owned()],
