@@ -325,6 +325,29 @@ async fn a_registry_that_does_not_know_mounts_is_asked_once() {
 }
 
 #[tokio::test]
+async fn what_one_repository_needed_is_not_asked_for_another() {
+    let server = FaultServer::start(|asked| match asked.authorization() {
+        _ if asked.target.starts_with("/token") => Answer::status(200).body(r#"{"token":"t"}"#),
+        None => {
+            let path = asked.target.split("/blobs/").next().unwrap().trim_start_matches("/v2/");
+            let realm = format!("http://{}/token", asked.headers["host"]);
+            let challenge = format!(r#"Bearer realm="{realm}",scope="repository:{path}:pull""#);
+            Answer::status(401).header("WWW-Authenticate", challenge)
+        }
+        Some(_) => Answer::status(404),
+    })
+    .await;
+    let session = with_password(&server);
+    for _ in 0..2 {
+        for path in ["team/base", "team/web"] {
+            assert!(!session.has_blob(&server.repository(path), &blob().digest).await.unwrap());
+        }
+    }
+    let tokens: Vec<String> = server.lines().into_iter().filter(|line| line.contains("/token")).collect();
+    assert_eq!(tokens.len(), 2, "{tokens:?}");
+}
+
+#[tokio::test]
 async fn one_token_serves_reading_mounting_and_writing() {
     let server = FaultServer::start(|asked| match asked.authorization() {
         _ if asked.target.starts_with("/token") => Answer::status(200).body(r#"{"token":"t"}"#),

@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How many requests a host gets at once as long as it does not complain.
-const MOST: usize = 32;
+/// How many requests a host gets at once as long as it does not complain: sixteen images of three blobs each, all at
+/// once, are 64.
+const MOST: usize = 64;
 
 /// A bound that halves with every complaint (`429`) and grows by one after as many quiet answers as it allows at once:
 /// what TCP does with its window (RFC 5681).
@@ -49,7 +50,8 @@ impl Limit {
         Turn { limit: self, permit: self.turns.acquire().await.ok() }
     }
 
-    fn learn(&self, complained: bool) {
+    /// Tells how a request was answered.
+    pub(crate) fn learn(&self, complained: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if complained {
             let allowed = (state.allowed / 2).max(1);
@@ -66,13 +68,6 @@ impl Limit {
                 _ => state.surplus -= 1,
             }
         }
-    }
-}
-
-impl Turn<'_> {
-    /// Tells how the request was answered.
-    pub(crate) fn answered(self, complained: bool) {
-        self.limit.learn(complained);
     }
 }
 
@@ -102,7 +97,8 @@ mod tests {
 
     async fn answers(limit: &Limit, count: usize, complained: bool) {
         for _ in 0..count {
-            limit.enter().await.answered(complained);
+            drop(limit.enter().await);
+            limit.learn(complained);
         }
     }
 
@@ -135,7 +131,8 @@ mod tests {
         for _ in 0..4 {
             out.push(limit.enter().await);
         }
-        out.pop().unwrap().answered(true);
+        limit.learn(true);
+        out.pop();
         assert_eq!(free(&limit), 0, "three are out where two are allowed");
         out.pop();
         out.pop();

@@ -348,7 +348,9 @@ impl Session {
                     realm: realm.clone(),
                     service: service.clone(),
                     identity: credential.map(Credential::identity),
-                    scopes: self.scopes(request).and(scope.as_deref().unwrap_or_default()),
+                    scopes: self
+                        .scopes(request)
+                        .and(&own_scopes(request, scope.as_deref().unwrap_or_default())),
                 };
                 let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
                 Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))
@@ -447,6 +449,13 @@ impl Session {
         };
         self.client.send(operation, message).await
     }
+}
+
+/// What the registry asked for, if it is this repository that it asked for: it may have been on another occasion.
+fn own_scopes(request: &Request<'_>, asked: &str) -> String {
+    let own = format!("repository:{}:", request.repository.path());
+    let is_own = |scope: &&str| !scope.starts_with("repository:") || scope.starts_with(&own);
+    asked.split_whitespace().filter(is_own).collect::<Vec<_>>().join(" ")
 }
 
 fn no_credential(request: &Request<'_>) -> Error {

@@ -156,7 +156,8 @@ impl Client {
     /// Sends a message. `GET` and `HEAD` follow redirects, to another origin without authorisation.
     pub(crate) async fn send(&self, operation: &Operation, message: Message) -> Result<Response, Error> {
         let Message { method, mut url, headers, mut authorization, mut body, progress } = message;
-        let limit = if progress.is_some() { self.0.upload_timeout } else { self.0.read_timeout };
+        let is_stream = progress.is_some();
+        let limit = if is_stream { self.0.upload_timeout } else { self.0.read_timeout };
         let progress = progress.unwrap_or_default();
         for _ in 0..=MOST_REDIRECTS {
             let http = self.0.http.for_url(&url)?;
@@ -168,11 +169,17 @@ impl Client {
                 request = request.body(body);
             }
             let host = self.host(&authority(&url));
-            let turn = host.limit().enter().await;
+            // A stream has waited for its turn to send, and may need the host once more before it ends: for the rest of
+            // its source.
+            let turn = match is_stream {
+                true => None,
+                false => Some(host.limit().enter().await),
+            };
             self.0.requests.fetch_add(1, Ordering::Relaxed);
             let answer = moving(limit, &progress, request.send()).await;
             let response = answered(operation, &url, answer)?;
-            turn.answered(response.status() == StatusCode::TOO_MANY_REQUESTS);
+            drop(turn);
+            host.limit().learn(response.status() == StatusCode::TOO_MANY_REQUESTS);
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
