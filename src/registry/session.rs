@@ -1,6 +1,6 @@
 //! Requests on behalf of one keyring: authorised, tried again, their failures explained.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -38,6 +38,8 @@ pub struct Session {
     mirrored: bool,
     /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
     foreseen: Arc<HashMap<Repository, Scopes>>,
+    /// Where that was refused.
+    narrow: Arc<Mutex<HashSet<Repository>>>,
     observer: Arc<dyn Observer>,
 }
 
@@ -115,8 +117,8 @@ struct Authorization {
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
         let retry = client.retry().clone();
-        let (good, foreseen, observer) = (Arc::default(), Arc::default(), Arc::new(()));
-        Self { client, keyring, good, retry, mirrored: true, foreseen, observer }
+        let (good, foreseen, narrow) = Default::default();
+        Self { client, keyring, good, retry, mirrored: true, foreseen, narrow, observer: Arc::new(()) }
     }
 
     /// The same session, for who has to know what the registry itself has.
@@ -240,7 +242,7 @@ impl Session {
         let registry = self.url(&request.operation, request.repository, "")?.origin();
         let authorization = match self.client.host(host).challenge() {
             Some(challenge) if request.url.origin() == registry => {
-                self.authorize(request, credential, &challenge).await?
+                self.authorize_again(request, credential, &challenge).await?
             }
             _ => None,
         };
@@ -264,7 +266,7 @@ impl Session {
         let Some(challenge) = Challenge::from_headers(response.headers()) else {
             return self.client.success(&request.operation, response).await;
         };
-        self.client.host(host).remember(challenge.clone());
+        self.client.host(host).remember(&challenge);
         if !request.content.is_repeatable() {
             // The next attempt, with a stream of its own, gets a new token.
             return Err(self.client.refusal(&request.operation, response).await.worth_retrying());
@@ -318,9 +320,12 @@ impl Session {
     }
 
     fn scopes(&self, request: &Request<'_>) -> Scopes {
+        let narrow = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
         match self.foreseen.get(request.repository) {
-            Some(foreseen) => foreseen.clone().and_all(&request.scopes),
-            None => request.scopes.clone(),
+            Some(foreseen) if !narrow.contains(request.repository) => {
+                foreseen.clone().and_all(&request.scopes)
+            }
+            _ => request.scopes.clone(),
         }
     }
 
@@ -343,18 +348,51 @@ impl Session {
             }
             (None, Challenge::Basic) => Ok(None),
             (_, Challenge::Bearer { realm, service, scope }) => {
-                let key = TokenKey {
+                let key = |scopes: Scopes| TokenKey {
                     host: request.repository.host().to_owned(),
                     realm: realm.clone(),
                     service: service.clone(),
                     identity: credential.map(Credential::identity),
-                    scopes: self
-                        .scopes(request)
-                        .and(&own_scopes(request, scope.as_deref().unwrap_or_default())),
+                    scopes: scopes.and(scope.as_deref().unwrap_or_default()),
                 };
-                let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
-                Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))
+                let with_token = async |key: TokenKey| {
+                    let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
+                    Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))
+                };
+                let foreseen = self.scopes(request);
+                if foreseen == request.scopes {
+                    return with_token(key(foreseen)).await;
+                }
+                match with_token(key(foreseen)).await {
+                    // Some servers refuse everything where one thing is not allowed, as mounting from one of the sources.
+                    Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
+                        self.narrow
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .insert(request.repository.clone());
+                        with_token(key(request.scopes.clone())).await
+                    }
+                    authorization => authorization,
+                }
             }
+        }
+    }
+
+    /// The answer to a challenge of earlier. If it leads nowhere, the registry may have moved its realm: without an
+    /// answer it will say what it wants now.
+    async fn authorize_again(
+        &self,
+        request: &Request<'_>,
+        credential: Option<&Credential>,
+        challenge: &Challenge,
+    ) -> Result<Option<Authorization>, Error> {
+        match self.authorize(request, credential, challenge).await {
+            Err(error) if error.kind() != Kind::RateLimited => {
+                tracing::debug!(%error, "asking the registry anew how it wants to be answered");
+                self.client.host(request.repository.host()).forget_challenge();
+                Ok(None)
+            }
+            authorization => authorization,
         }
     }
 
@@ -449,13 +487,6 @@ impl Session {
         };
         self.client.send(operation, message).await
     }
-}
-
-/// What the registry asked for, if it is this repository that it asked for: it may have been on another occasion.
-fn own_scopes(request: &Request<'_>, asked: &str) -> String {
-    let own = format!("repository:{}:", request.repository.path());
-    let is_own = |scope: &&str| !scope.starts_with("repository:") || scope.starts_with(&own);
-    asked.split_whitespace().filter(is_own).collect::<Vec<_>>().join(" ")
 }
 
 fn no_credential(request: &Request<'_>) -> Error {
