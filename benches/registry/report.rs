@@ -298,8 +298,9 @@ fn startup(lines: &[startup::Line]) -> String {
 
 fn startup_bars(lines: &[startup::Line]) -> Vec<Bar> {
     let Some(line) = lines.iter().find(|line| line.tool == Tool::Multiarch) else { return Vec::new() };
-    let names = ["version", "help", "a registry that is not there"];
-    let usages = [&line.version, &line.help, &line.refusal];
+    // What is refused is tried again, so it is not a matter of starting.
+    let names = ["version", "help"];
+    let usages = [&line.version, &line.help];
     let bar = |(name, usage): (&str, &Option<Result<Usage, String>>)| {
         let milliseconds = match usage {
             Some(Ok(usage)) => usage.wall_seconds * 1e3,
