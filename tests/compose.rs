@@ -89,6 +89,22 @@ async fn images_of_another_repository_are_mounted_and_only_looked_for_the_second
 }
 
 #[tokio::test]
+async fn an_image_that_the_registry_has_collected_is_brought_again_though_the_tag_holds_the_index() {
+    let registry = Registry::anonymous();
+    let sources = push_platforms(&registry, "team/base").await;
+    let targets = vec![target(&registry, "team/web", &["1"])];
+    let composition = Composition { sources, targets, ..Composition::default() };
+    let (publication, _) = published(&registry, &composition).await;
+    let child = publication.composed.images[1].image.descriptor.digest.clone();
+    registry.delete_manifest("team/web", &child).await;
+
+    let (again, _) = published(&registry, &composition).await;
+    assert_eq!(again.tags[0].1, TagChange::Unchanged);
+    let here = registry.repository("team/web").with_digest(&child);
+    assert!(registry.session().head_manifest(&here).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn an_index_goes_to_several_registries_with_the_same_digest() {
     let (from, to) = (Registry::anonymous(), Registry::anonymous());
     let sources = push_platforms(&from, "team/web").await;

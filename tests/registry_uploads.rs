@@ -325,6 +325,29 @@ async fn a_registry_that_does_not_know_mounts_is_asked_once() {
 }
 
 #[tokio::test]
+async fn what_one_repository_needed_is_not_asked_for_another() {
+    let server = FaultServer::start(|asked| match asked.authorization() {
+        _ if asked.target.starts_with("/token") => Answer::status(200).body(r#"{"token":"t"}"#),
+        None => {
+            let path = asked.target.split("/blobs/").next().unwrap().trim_start_matches("/v2/");
+            let realm = format!("http://{}/token", asked.headers["host"]);
+            let challenge = format!(r#"Bearer realm="{realm}",scope="repository:{path}:pull""#);
+            Answer::status(401).header("WWW-Authenticate", challenge)
+        }
+        Some(_) => Answer::status(404),
+    })
+    .await;
+    let session = with_password(&server);
+    for _ in 0..2 {
+        for path in ["team/base", "team/web"] {
+            assert!(!session.has_blob(&server.repository(path), &blob().digest).await.unwrap());
+        }
+    }
+    let tokens: Vec<String> = server.lines().into_iter().filter(|line| line.contains("/token")).collect();
+    assert_eq!(tokens.len(), 2, "{tokens:?}");
+}
+
+#[tokio::test]
 async fn one_token_serves_reading_mounting_and_writing() {
     let server = FaultServer::start(|asked| match asked.authorization() {
         _ if asked.target.starts_with("/token") => Answer::status(200).body(r#"{"token":"t"}"#),
@@ -361,4 +384,64 @@ async fn push(server: &FaultServer, content: &[u8]) -> Result<Delivery, Error> {
     let blob = Descriptor::new(MediaType::new("x/y"), Digest::sha256(content), content.len() as u64);
     let store = Arc::new(Memory(content.to_vec()));
     client().session(Arc::default()).push_blob(&server.repository("team/web"), &blob, store).await
+}
+
+#[tokio::test]
+async fn a_token_server_that_refuses_to_mount_gives_one_to_push() {
+    let server = FaultServer::start(|asked| match asked.authorization() {
+        _ if asked.target.contains("team%2Fbase") && asked.target.contains("team%2Fweb") => {
+            Answer::status(403)
+        }
+        _ if asked.target.starts_with("/token") => Answer::status(200).body(r#"{"token":"t"}"#),
+        None => bearer(asked),
+        Some(_) => uploads(asked, || Answer::status(202).header("Location", "/upload?state=a%2Bb")),
+    })
+    .await;
+    let (base, web) = (server.repository("team/base"), server.repository("team/web"));
+    let session = with_password(&server).writing_to([&web], [&base]);
+    assert!(!session.has_blob(&web, &blob().digest).await.unwrap());
+    assert_eq!(session.copy_blob(&base, &web, &blob()).await.unwrap(), Delivery::Uploaded);
+}
+
+#[tokio::test]
+async fn a_realm_that_has_moved_is_found() {
+    let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let has_moved = moved.clone();
+    let server = FaultServer::start(move |asked| {
+        let realm = if has_moved.load(Ordering::SeqCst) { "/new" } else { "/token" };
+        match asked.authorization() {
+            // Tokens end at once, so each request needs another.
+            _ if asked.target.starts_with(realm) => {
+                Answer::status(200).body(r#"{"token":"t","expires_in":0}"#)
+            }
+            None if !asked.target.starts_with("/v2/") => Answer::status(404),
+            None => {
+                let challenge = format!(r#"Bearer realm="http://{}{realm}""#, asked.headers["host"]);
+                Answer::status(401).header("WWW-Authenticate", challenge)
+            }
+            Some(_) => Answer::status(200),
+        }
+    })
+    .await;
+    let session = client().session(Arc::default());
+    assert!(session.has_blob(&server.repository("team/web"), &blob().digest).await.unwrap());
+    moved.store(true, Ordering::SeqCst);
+    assert!(session.has_blob(&server.repository("team/web"), &blob().digest).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_blob_that_arrived_is_not_sent_again_because_its_answer_was_lost() {
+    let (puts, arrived) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let has_arrived = arrived.clone();
+    let server = FaultServer::start(move |asked| match asked.method.as_str() {
+        "PUT" => {
+            has_arrived.store(1, Ordering::SeqCst);
+            Answer::status(if puts.fetch_add(1, Ordering::SeqCst) == 0 { 502 } else { 201 })
+        }
+        "HEAD" if has_arrived.load(Ordering::SeqCst) > 0 => Answer::status(200),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    assert_eq!(copy_blob(&server).await.unwrap(), Delivery::Uploaded);
+    assert_eq!(server.lines().iter().filter(|line| line.starts_with("PUT")).count(), 1);
 }

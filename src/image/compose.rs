@@ -164,11 +164,11 @@ pub async fn publish_composition(
     for tags in &tags {
         tags.check(composition.policy, digest)?;
     }
-    let finished = transfers.into_iter().zip(&tags).map(|(transfer, tags)| async move {
-        // An index that is there has its images.
-        if tags.all_hold(digest) { Ok(Copied::default()) } else { transfer.finish().await }
-    });
-    let copied = try_join_all(finished).await?.into_iter().fold(Copied::default(), Copied::plus);
+    // Also where every tag holds the index already: a registry may have collected what it lists.
+    let copied = try_join_all(transfers.into_iter().map(Transfer::finish))
+        .await?
+        .into_iter()
+        .fold(Copied::default(), Copied::plus);
     let mut changes = Vec::new();
     let mut tags = tags.into_iter();
     if let Some(primary) = tags.next() {

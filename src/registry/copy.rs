@@ -18,7 +18,7 @@ use super::session::Session;
 use super::upload::Upload;
 
 /// How many blobs are asked for or mounted at once. What is sent at once is bounded by the client.
-const PARALLEL_BLOBS: usize = 32;
+const PARALLEL_BLOBS: usize = 64;
 
 /// What it took to copy images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How many requests a host gets at once as long as it does not complain.
-const MOST: usize = 32;
+/// How many requests a host gets at once as long as it does not complain: sixteen images of three blobs each, all at
+/// once, are 64.
+const MOST: usize = 64;
 
-/// A bound that halves with every complaint (`429`) and grows by one after as many quiet answers as it allows at once:
-/// what TCP does with its window (RFC 5681).
+/// A bound that halves when the host complains (`429`) and grows by one after as many quiet answers as it allows at
+/// once: what TCP does with its window (RFC 5681). Complaints about what was sent before it halved count no more.
 pub(crate) struct Limit {
     turns: Semaphore,
     state: Mutex<State>,
@@ -22,12 +23,15 @@ struct State {
     surplus: usize,
     /// Answers without complaint since the bound last changed.
     quiet: usize,
+    /// How often the bound was halved.
+    halvings: u64,
 }
 
 /// The right to one request.
 pub(crate) struct Turn<'a> {
     limit: &'a Limit,
     permit: Option<SemaphorePermit<'a>>,
+    halvings: u64,
 }
 
 impl Default for Limit {
@@ -40,18 +44,31 @@ impl Limit {
     /// At most `most` at once, and at least one.
     pub(crate) fn of(most: usize) -> Self {
         let most = most.max(1);
-        let state = State { allowed: most, most, surplus: 0, quiet: 0 };
+        let state = State { allowed: most, most, surplus: 0, quiet: 0, halvings: 0 };
         Self { turns: Semaphore::new(most), state: Mutex::new(state) }
     }
 
     /// Waits for a turn, first come, first served.
     pub(crate) async fn enter(&self) -> Turn<'_> {
-        Turn { limit: self, permit: self.turns.acquire().await.ok() }
+        let permit = self.turns.acquire().await.ok();
+        let mut turn = self.pass();
+        turn.permit = permit;
+        turn
     }
 
-    fn learn(&self, complained: bool) {
+    /// A turn that is not waited for and not counted, for what is bounded elsewhere.
+    pub(crate) fn pass(&self) -> Turn<'_> {
+        let halvings = self.state.lock().unwrap_or_else(PoisonError::into_inner).halvings;
+        Turn { limit: self, permit: None, halvings }
+    }
+
+    fn learn(&self, complained: bool, halvings: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if complained {
+            if halvings < state.halvings {
+                return;
+            }
+            state.halvings += 1;
             let allowed = (state.allowed / 2).max(1);
             let fewer = state.allowed - allowed;
             state.surplus += fewer - self.turns.forget_permits(fewer);
@@ -72,7 +89,7 @@ impl Limit {
 impl Turn<'_> {
     /// Tells how the request was answered.
     pub(crate) fn answered(self, complained: bool) {
-        self.limit.learn(complained);
+        self.limit.learn(complained, self.halvings);
     }
 }
 
@@ -126,6 +143,19 @@ mod tests {
         assert_eq!(free(&limit), 3);
         answers(&limit, 20, false).await;
         assert_eq!(free(&limit), 3);
+    }
+
+    #[tokio::test]
+    async fn complaints_about_one_burst_halve_the_bound_once() {
+        let limit = Limit::of(8);
+        let mut burst = Vec::new();
+        for _ in 0..8 {
+            burst.push(limit.enter().await);
+        }
+        for turn in burst {
+            turn.answered(true);
+        }
+        assert_eq!(free(&limit), 4);
     }
 
     #[tokio::test]

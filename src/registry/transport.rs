@@ -29,7 +29,7 @@ const SLOWEST: u64 = 1024;
 /// How many redirects of one request are followed.
 const MOST_REDIRECTS: usize = 5;
 /// How many blobs are sent at once, by everyone together: each takes the memory of some network frames.
-const MOST_SENDERS: usize = 8;
+const MOST_SENDERS: usize = 32;
 /// How many hosts are remembered.
 const MOST_HOSTS: usize = 1024;
 
@@ -124,9 +124,11 @@ impl Client {
         &self.0.http
     }
 
-    /// Waits until fewer than [`MOST_SENDERS`] blobs are being sent. First come, first served.
-    pub(crate) async fn turn_to_send(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.turns.acquire().await.ok()
+    /// Waits until few enough blobs are being sent, to this host and altogether. First come, first served; a host that
+    /// is slow holds up only what goes there, until many are.
+    pub(crate) async fn turn_to_send<'a>(&'a self, host: &'a HostState) -> [Option<SemaphorePermit<'a>>; 2] {
+        let there = host.senders().acquire().await.ok();
+        [there, self.0.turns.acquire().await.ok()]
     }
 
     /// What is known of `host`.
@@ -156,7 +158,8 @@ impl Client {
     /// Sends a message. `GET` and `HEAD` follow redirects, to another origin without authorisation.
     pub(crate) async fn send(&self, operation: &Operation, message: Message) -> Result<Response, Error> {
         let Message { method, mut url, headers, mut authorization, mut body, progress } = message;
-        let limit = if progress.is_some() { self.0.upload_timeout } else { self.0.read_timeout };
+        let is_stream = progress.is_some();
+        let limit = if is_stream { self.0.upload_timeout } else { self.0.read_timeout };
         let progress = progress.unwrap_or_default();
         for _ in 0..=MOST_REDIRECTS {
             let http = self.0.http.for_url(&url)?;
@@ -168,7 +171,12 @@ impl Client {
                 request = request.body(body);
             }
             let host = self.host(&authority(&url));
-            let turn = host.limit().enter().await;
+            // A stream has waited for its turn to send, and may need the host once more before it ends: for the rest of
+            // its source.
+            let turn = match is_stream {
+                true => host.limit().pass(),
+                false => host.limit().enter().await,
+            };
             self.0.requests.fetch_add(1, Ordering::Relaxed);
             let answer = moving(limit, &progress, request.send()).await;
             let response = answered(operation, &url, answer)?;
