@@ -21,6 +21,9 @@ use super::session::{Content, Request, Session};
 use super::transport::Pace;
 use super::upload::{Upload, header};
 
+/// The largest blob that is sent without waiting for a turn, in bytes.
+const SMALL: u64 = 256 * 1024;
+
 /// How a blob came to be in its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
@@ -215,7 +218,11 @@ impl Session {
             return Ok(self.delivered(target, blob, Delivery::Present));
         }
         let host = self.client().host(target.host());
-        let _turn = self.client().turn_to_send(&host).await;
+        // What is small takes little memory, and more time on the way than in sending.
+        let _turn = match blob.size > SMALL {
+            true => Some(self.client().turn_to_send(&host).await),
+            false => None,
+        };
         self.observer().begun(target, blob);
         self.upload(target, blob, store, opened).await?;
         Ok(self.delivered(target, blob, Delivery::Uploaded))
