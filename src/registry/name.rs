@@ -66,7 +66,8 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
     };
     check_host(registry)?;
     let registry = match registry.to_ascii_lowercase().as_str() {
-        "index.docker.io" => DOCKER_HUB.to_owned(),
+        // What Docker's own files and Docker Hub's API call it.
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
         registry => registry.to_owned(),
     };
     Ok((registry, rest))
