@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use fault_server::{Answer, Asked, FaultServer};
 use layouts::{blob_files, children_of, push_real_image, push_web, raw, temporary};
-use multiarch::registry::{Digest, MediaType};
+use multiarch::registry::{Descriptor, Digest, MediaType};
 use program::Multiarch;
 use serde_json::{Value, json};
 use support::Registry;
@@ -125,4 +125,33 @@ async fn an_export_that_is_killed_leaves_a_layout_that_the_next_one_completes() 
     assert_eq!(completed.code, 0, "{}", completed.errors);
     let target = format!("{}/other/web:2", registry.host);
     assert_eq!(command.run(&["index", "import", &layout, &target, "--ref", "2"]).code, 0);
+}
+
+#[tokio::test]
+async fn an_image_that_a_registry_has_collected_is_imported_again_and_nothing_else_is_written() {
+    let registry = Registry::anonymous();
+    push_web(&registry, "web", "1").await;
+    let (inner, size) = {
+        let bytes = raw(&registry, "web", "1").await;
+        (Digest::sha256(&bytes), bytes.len() as u64)
+    };
+    let arm64 = children_of(&raw(&registry, "web", "1").await)[1].parse::<Digest>().unwrap();
+    let inner = Descriptor::new(MediaType::OCI_INDEX, inner, size);
+    registry.push_manifest("web", "outer", &support::index(&[(&inner, json!({}))])).await;
+    let command = Multiarch::new(&registry);
+    let folder = temporary();
+    let layout = folder.path().join("web").display().to_string();
+    let [source, target] = ["web:outer", "copy:1"].map(|name| format!("{}/{name}", registry.host));
+    assert_eq!(command.run(&["index", "export", &source, &layout]).code, 0);
+    let import = || {
+        let imported = command.run(&["index", "import", "-v", &layout, &target]);
+        assert_eq!(imported.code, 0, "{}", imported.errors);
+        imported.errors.lines().filter(|line| line.contains("PUT")).count()
+    };
+    assert!(import() > 0);
+    assert_eq!(import(), 0);
+    registry.delete_manifest("copy", &arm64).await;
+    assert!(import() > 0);
+    let again = registry.repository("copy").with_digest(&arm64);
+    assert!(registry.session().head_manifest(&again).await.unwrap().is_some());
 }

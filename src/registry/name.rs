@@ -191,6 +191,20 @@ mod tests {
     }
 
     #[test]
+    fn docker_hub_is_one_registry_whatever_it_is_called() {
+        for text in
+            ["busybox", "docker.io/busybox", "index.docker.io/busybox", "Registry-1.Docker.io/busybox"]
+        {
+            let name = Name::parse(text).unwrap();
+            assert_eq!(
+                (name.registry.as_str(), name.path.as_str()),
+                (DOCKER_HUB, "library/busybox"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn a_short_name_is_as_long_as_what_it_stands_for() {
         let longest = LONGEST_PATH - "library/".len();
         assert!(Name::parse(&"x".repeat(longest)).is_ok());
