@@ -741,6 +741,7 @@ async fn an_index_that_lies_about_its_content_is_not_copied() {
     let (lie, target) = (format!("{}/web:lie", from.host), format!("{}/web:1", to.host));
     let message = multiarch(&["index", "copy", &lie, &target]).await.failed(5);
     assert!(message.contains("the index says 7 bytes") && message.contains("nothing was published"));
+    multiarch(&["index", "export", &lie, "-"]).await.failed(5);
 
     // The registry gives other bytes than the digest says.
     let manifest = from.file_of(&pushed.amd64.digest);
