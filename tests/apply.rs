@@ -14,7 +14,7 @@ use std::path::Path;
 use layouts::{children_of, push_real_image, raw, temporary};
 use program::Multiarch;
 use serde_json::{Value, json};
-use support::Registry;
+use support::{PASSWORD, Registry, USER};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -188,4 +188,36 @@ async fn the_example_in_the_documentation_is_published() {
     });
     assert_eq!(platforms[1], &windows);
     assert_eq!(platforms[2], &json!({"os": "linux", "architecture": "amd64"}));
+}
+
+#[tokio::test]
+async fn one_password_is_for_all_documents() {
+    let registry = Registry::with_password();
+    push_real_image(&registry, "web", "amd64", "linux/amd64").await;
+    let document =
+        |tag: &str| format!("image: {0}/web:{tag}\nmanifests: [{{image: '{0}/web:amd64'}}]\n", registry.host);
+    let folder = temporary();
+    let file = folder.path().join("web.yaml");
+    std::fs::write(&file, format!("{}---\n{}", document("1"), document("2"))).unwrap();
+    let arguments = ["index", "apply", "--username", USER, "--password-stdin", "-f", file.to_str().unwrap()];
+    let applied = Multiarch::new(&registry).with_input(PASSWORD).run(&arguments);
+    assert_eq!(applied.code, 0, "{}", applied.errors);
+    for tag in ["web:1", "web:2"] {
+        let tag = layouts::reference(&registry, tag);
+        assert!(registry.session().head_manifest(&tag).await.unwrap().is_some(), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_when_a_document_fails_is_told() {
+    let registry = Registry::anonymous();
+    push_real_image(&registry, "web", "amd64", "linux/amd64").await;
+    let document = |tag: &str, image: &str| {
+        format!("image: {0}/web:{tag}\nmanifests: [{{image: '{0}/web:{image}'}}]\n", registry.host)
+    };
+    let documents = [document("1", "amd64"), document("2", "s390x"), document("3", "amd64")].join("---\n");
+    let failed = Multiarch::new(&registry).with_input(documents).run(&["index", "apply", "-f", "-"]);
+    assert_eq!(failed.code, 3);
+    let told = "of 3 documents, the 1 before it are done, those after it not";
+    assert!(failed.errors.contains(told), "{}", failed.errors);
 }

@@ -13,7 +13,8 @@ use std::process::Stdio;
 
 use certificates::Folder;
 use fault_server::{Answer, Asked, FaultServer};
-use multiarch::registry::MediaType;
+use multiarch::cli::credentials::{AuthFiles, keyring};
+use multiarch::registry::{Credential, Keyring, MediaType, Repository};
 use serde_json::json;
 use support::{PASSWORD, Registry, USER};
 use tokio::io::AsyncWriteExt as _;
@@ -298,4 +299,50 @@ async fn an_identity_token_is_exchanged_wherever_it_comes_from() {
     let nobody = json!({"auth": "MDAwMDAwMDAtMDAwMC0wMDAwLTAwMDAtMDAwMDAwMDAwMDAwOg==", "identitytoken": "refresh-me"});
     let config = json!({"auths": {registry.host.as_str(): nobody}});
     Person::new().with(".docker/config.json", config).inspects(&reference).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_repository_has_the_most_specific_entry_whatever_comes_before_it() {
+    let folder = Folder::new();
+    let entry = |user: &str| json!({"username": user, "password": "hunter2"});
+    let auths = json!({"auths": {"quay.test": entry("all"), "quay.test/acme": entry("acme")}});
+    let file = folder.write("auth.json", auths.to_string());
+    let [other, acme]: [Repository; 2] =
+        ["quay.test/other/web", "quay.test/acme/app"].map(|name| name.parse().unwrap());
+    let users = |keyring: &Keyring, repository: &Repository| -> Vec<String> {
+        let name = |credential| match credential {
+            Credential::Basic { username, .. } => username,
+            other => format!("{other:?}"),
+        };
+        keyring.for_repository(repository).into_iter().map(name).collect()
+    };
+    for order in [[&other, &acme], [&acme, &other]] {
+        let files = AuthFiles::from_environment(Some(&file));
+        let keyring = keyring(&files, &order).await.unwrap();
+        assert_eq!(users(&keyring, &acme), ["acme", "all"]);
+        assert_eq!(users(&keyring, &other), ["all"]);
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_another_user_is_passed_over_unless_it_is_named() {
+    let open = Registry::anonymous();
+    open.push_image("web", "1", "linux/amd64").await;
+    let person = Person::new().with(".docker/config.json", "{}");
+    let file = person.home().join(".docker/config.json");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let inspect = [env!("CARGO_BIN_EXE_multiarch"), "index", "inspect", "--raw"];
+    // Root may read everything, unless it gives that up.
+    let as_nobody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+    let program = if std::fs::read(&file).is_ok() { &as_nobody[..] } else { &[] };
+    let name = format!("{}/web:1", open.host);
+    let auth_file = format!("--auth-file={}", file.display());
+    for (arguments, works) in [(vec![name.as_str()], true), (vec![name.as_str(), &auth_file], false)] {
+        let words = [program, &inspect, &arguments].concat();
+        let output =
+            Command::new(words[0]).args(&words[1..]).env("HOME", person.home()).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), works, "{said}");
+        assert!(said.contains("config.json: cannot be read"), "{said}");
+    }
 }

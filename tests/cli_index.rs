@@ -3,14 +3,17 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/fault_server.rs"]
+mod fault_server;
 #[path = "support/registry.rs"]
 mod support;
 #[path = "support/tools.rs"]
 mod tools;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use command::multiarch;
+use fault_server::{Answer, FaultServer};
 use multiarch::registry::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 use support::{Registry, index};
@@ -145,7 +148,8 @@ async fn creating_again_changes_nothing_and_says_so() {
     assert_eq!(first["digest"], again["digest"]);
     assert_eq!(again["tags"][0]["reference"], format!("{target}@{}", digest_of(&target)));
     assert_eq!(first["copied"]["mounted"], 7, "every blob once, the shared layer too");
-    assert_eq!(again["copied"], json!({"uploaded": 0, "mounted": 0, "present": 0, "bytes": 0}));
+    let moved = ["uploaded", "mounted", "bytes"].map(|how| &again["copied"][how]);
+    assert_eq!(moved, [0, 0, 0]);
 }
 
 #[tokio::test]
@@ -705,4 +709,158 @@ async fn quiet_says_nothing_but_the_result() {
     let ran = multiarch(&["index", "copy", "--quiet", &pushed.name, &target]).await.ok();
     assert_eq!(ran.stderr, "");
     assert_eq!(ran.stdout, format!("{target}@{}\n", pushed.digest));
+}
+
+// ---- what goes wrong elsewhere
+
+#[tokio::test]
+async fn an_image_that_a_registry_has_collected_is_copied_again_and_nothing_else_is_written() {
+    let (from, to) = (Registry::anonymous(), Registry::anonymous());
+    let pushed = push_index(&from, "web", "inner").await;
+    let inner = Descriptor::new(MediaType::OCI_INDEX, pushed.digest.clone(), raw(&pushed.name).len() as u64);
+    let outer = index(&[(&pushed.amd64, json!({})), (&inner, json!({}))]);
+    from.push_manifest("web", "1", &outer).await;
+    let source = format!("{}/web:1", from.host);
+    let view = to.read_only_view();
+    let [target, read_only] = [&to, &view].map(|to| format!("{}/web:1", to.host));
+    multiarch(&["index", "copy", &source, &read_only]).await.failed(1);
+    multiarch(&["index", "copy", &source, &target]).await.ok();
+    multiarch(&["index", "copy", &source, &read_only]).await.ok();
+
+    to.delete_manifest("web", &pushed.arm64.digest).await;
+    let again = multiarch(&["index", "copy", &source, &target]).await.ok();
+    assert!(again.stderr.contains("unchanged "), "{}", again.stderr);
+    pull(&format!("{}/web@{}", to.host, inner.digest));
+}
+
+#[tokio::test]
+async fn an_index_that_lies_about_its_content_is_not_copied() {
+    let (from, to) = (Registry::anonymous(), Registry::anonymous());
+    let pushed = push_index(&from, "web", "1").await;
+    from.push_manifest("web", "lie", &index(&[(&pushed.amd64, json!({"size": 7}))])).await;
+    let (lie, target) = (format!("{}/web:lie", from.host), format!("{}/web:1", to.host));
+    let message = multiarch(&["index", "copy", &lie, &target]).await.failed(5);
+    assert!(message.contains("the index says 7 bytes") && message.contains("nothing was published"));
+    multiarch(&["index", "export", &lie, "-"]).await.failed(5);
+
+    // The registry gives other bytes than the digest says.
+    let manifest = from.file_of(&pushed.amd64.digest);
+    std::fs::write(manifest, r#"{"schemaVersion":2}"#).unwrap();
+    multiarch(&["index", "copy", &pushed.name, &target]).await.failed(5);
+}
+
+#[tokio::test]
+async fn an_index_without_images_is_not_verified() {
+    let registry = Registry::anonymous();
+    registry.push_manifest("web", "1", &index(&[])).await;
+    let name = format!("{}/web:1", registry.host);
+    let ran = multiarch(&["index", "verify", "-o", "json", &name]).await;
+    assert_eq!(serde_json::from_str::<Value>(&ran.stdout).unwrap()["verified"], false);
+    assert!(ran.failed(5).contains("the index lists no image"));
+}
+
+#[tokio::test]
+async fn what_an_index_says_neither_forges_lines_nor_commands_the_terminal() {
+    let registry = Registry::anonymous();
+    let pushed = push_index(&registry, "web", "1").await;
+    let mut hostile = index(&[(
+        &pushed.amd64,
+        json!({"platform": {"os": "linux", "architecture": "s390x\nlinux/amd64: ok\u{1b}]0;owned\u{7}"}}),
+    )]);
+    hostile["annotations"] = json!({"a\nForged:\u{1b}[2J": "b\u{1b}[2J"});
+    registry.push_manifest("web", "hostile", &hostile).await;
+    let name = format!("{}/web:hostile", registry.host);
+    let target = format!("{}/web:2", registry.host);
+    let image = format!("{name},platform=linux/arm64");
+    for arguments in [
+        vec!["verify", &name],
+        vec!["inspect", &name],
+        vec!["inspect", &name, "-p", "linux/arm64"],
+        vec!["create", &target, "-i", &image],
+    ] {
+        let ran = multiarch(&[&["index"], &arguments[..]].concat()).await;
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("s390x") || said.contains("arm64"), "{said:?}");
+        assert!(!said.contains(['\u{1b}', '\u{7}']), "{arguments:?} {said:?}");
+        let forged = |line: &&str| line.starts_with("linux/amd64: ok") || line.starts_with("Forged:");
+        assert_eq!(ran.stdout.lines().find(forged), None, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_is_verified_and_not_its_mirror() {
+    let (registry, mirror) = (Registry::anonymous(), Registry::anonymous());
+    let pushed = push_index(&registry, "web", "1").await;
+    push_index(&mirror, "web", "1").await;
+    registry.delete_manifest("web", &pushed.arm64.digest).await;
+    let settings = std::env::temp_dir().join(format!("multiarch-mirror-{}.yaml", std::process::id()));
+    let text = json!({"registries": [{"host": registry.host, "mirrors": [mirror.host]}]}).to_string();
+    std::fs::write(&settings, text).unwrap();
+    let registries = ["--registries", settings.to_str().unwrap()];
+    // The mirror is asked where that is right.
+    let target = format!("{}/copy:1", mirror.host);
+    multiarch(&[&["index", "copy", &pushed.name, &target], &registries[..]].concat()).await.ok();
+
+    let ran = multiarch(&[&["index", "verify", &pushed.name], &registries[..]].concat()).await;
+    assert!(ran.stdout.contains("the manifest is not in the repository"), "{ran:#?}");
+    ran.failed(5);
+    let table = multiarch(&[&["index", "inspect", &pushed.name], &registries[..]].concat()).await.ok();
+    assert!(table.stdout.contains("the manifest is not in the repository"), "{}", table.stdout);
+    std::fs::remove_file(settings).unwrap();
+}
+
+/// A manifest as a registry gives it.
+fn answer(media_type: MediaType, content: &Value) -> Answer {
+    let bytes = content.to_string();
+    Answer::status(200)
+        .header("Content-Type", media_type.as_str())
+        .header("Docker-Content-Digest", Digest::sha256(bytes.as_bytes()).to_string())
+        .body(bytes)
+}
+
+fn described(media_type: MediaType, content: &Value) -> Descriptor {
+    let bytes = content.to_string();
+    Descriptor::new(media_type, Digest::sha256(bytes.as_bytes()), bytes.len() as u64)
+}
+
+#[tokio::test]
+async fn what_somebody_else_amends_meanwhile_is_not_lost() {
+    let config = |architecture| json!({"os": "linux", "architecture": architecture});
+    let image = |config: &Value| {
+        let config = described(MediaType::OCI_CONFIG, config);
+        json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "config": config, "layers": []})
+    };
+    let configs = ["amd64", "arm64"].map(config);
+    let images = configs.each_ref().map(image);
+    let entry = |image: &Value| index(&[(&described(MediaType::OCI_MANIFEST, image), json!({}))]);
+    let (base, theirs) = (entry(&images[0]), index(&[]));
+    let ours_has_come = AtomicBool::new(false);
+    let server = FaultServer::start(move |asked| {
+        let named = asked.target.rsplit('/').next().unwrap();
+        let is = |content: &&Value| Digest::sha256(content.to_string().as_bytes()).as_str() == named;
+        match asked.method.as_str() {
+            "PUT" => {
+                ours_has_come.store(true, Ordering::SeqCst);
+                Answer::status(201)
+            }
+            "GET" | "HEAD" if named == "1" && ours_has_come.load(Ordering::SeqCst) => {
+                answer(MediaType::OCI_INDEX, &theirs)
+            }
+            "GET" | "HEAD" if named == "1" || is(&&base) => answer(MediaType::OCI_INDEX, &base),
+            "GET" | "HEAD" if named == "arm64" => answer(MediaType::OCI_MANIFEST, &images[1]),
+            "GET" | "HEAD" => match (images.iter().find(is), configs.iter().find(is)) {
+                (Some(image), _) => answer(MediaType::OCI_MANIFEST, image),
+                (_, Some(config)) => Answer::status(200).body(config.to_string()),
+                _ => Answer::status(404),
+            },
+            _ => Answer::status(404),
+        }
+    })
+    .await;
+    let [target, arm64] = ["1", "arm64"].map(|tag| format!("{}/web:{tag}", server.host));
+    let message = multiarch(&["index", "create", "--amend", &target, "-i", &arm64]).await.failed(7);
+    assert!(message.contains("by now, and was sha256:"), "{message}");
+    let lines = server.lines();
+    assert!(lines.iter().any(|line| line.starts_with("PUT /v2/web/manifests/sha256:")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line == "PUT /v2/web/manifests/1"), "{lines:?}");
 }

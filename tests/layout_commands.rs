@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use fault_server::{Answer, Asked, FaultServer};
 use layouts::{blob_files, children_of, push_real_image, push_web, raw, temporary};
-use multiarch::registry::{Digest, MediaType};
+use multiarch::registry::{Descriptor, Digest, MediaType};
 use program::Multiarch;
 use serde_json::{Value, json};
 use support::Registry;
@@ -125,4 +125,34 @@ async fn an_export_that_is_killed_leaves_a_layout_that_the_next_one_completes() 
     assert_eq!(completed.code, 0, "{}", completed.errors);
     let target = format!("{}/other/web:2", registry.host);
     assert_eq!(command.run(&["index", "import", &layout, &target, "--ref", "2"]).code, 0);
+}
+
+#[tokio::test]
+async fn an_image_that_a_registry_has_collected_is_imported_again_and_nothing_else_is_written() {
+    let registry = Registry::anonymous();
+    push_web(&registry, "web", "1").await;
+    let (inner, size) = {
+        let bytes = raw(&registry, "web", "1").await;
+        (Digest::sha256(&bytes), bytes.len() as u64)
+    };
+    let arm64 = children_of(&raw(&registry, "web", "1").await)[1].parse::<Digest>().unwrap();
+    let inner = Descriptor::new(MediaType::OCI_INDEX, inner, size);
+    registry.push_manifest("web", "outer", &support::index(&[(&inner, json!({}))])).await;
+    let command = Multiarch::new(&registry);
+    let folder = temporary();
+    let layout = folder.path().join("web").display().to_string();
+    let view = registry.read_only_view();
+    let source = format!("{}/web:outer", registry.host);
+    let [target, read_only] = [&registry, &view].map(|to| format!("{}/copy:1", to.host));
+    assert_eq!(command.run(&["index", "export", &source, &layout]).code, 0);
+    let import = |target: &str| Multiarch::new(&registry).run(&["index", "import", &layout, target]);
+    assert_eq!(import(&read_only).code, 1);
+    assert_eq!(import(&target).code, 0);
+    let unchanged = import(&read_only);
+    assert_eq!(unchanged.code, 0, "{}", unchanged.errors);
+    registry.delete_manifest("copy", &arm64).await;
+    let repaired = import(&target);
+    assert!(repaired.errors.contains("unchanged "), "{}", repaired.errors);
+    let again = registry.repository("copy").with_digest(&arm64);
+    assert!(registry.session().head_manifest(&again).await.unwrap().is_some());
 }

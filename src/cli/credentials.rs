@@ -11,6 +11,7 @@
 //! containers-auth.json(5) has 3 and 4 before 2; whoever wants that names the file. In a file, a credential helper
 //! comes before what is written in it, and a helper for one registry before the one for all, as in Docker.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -45,10 +46,9 @@ impl AuthFiles {
         Self { named: named.map(Path::to_owned), usual: usual(|name| std::env::var_os(name)), given: None }
     }
 
-    /// The same places, but at the registry of `target` this name and password, and nothing else.
+    /// The same places, but at the registry of `target` this credential, and nothing else.
     #[must_use]
-    pub fn with_password(self, target: &Repository, username: &str, password: &str) -> Self {
-        let credential = Credential::Basic { username: username.to_owned(), password: password.to_owned() };
+    pub fn with_credential(self, target: &Repository, credential: Credential) -> Self {
         Self { given: Some((target.registry().to_owned(), credential)), ..self }
     }
 }
@@ -88,20 +88,32 @@ pub async fn keyring(files: &AuthFiles, repositories: &[&Repository]) -> Result<
             configs.push((path, config));
         }
     }
-    for repository in repositories {
+    let mut answers = HashMap::new();
+    let is_given = |repository: &Repository| {
+        files.given.as_ref().is_some_and(|(registry, _)| registry == repository.registry())
+    };
+    for repository in repositories.iter().filter(|repository| !is_given(repository)) {
         for (path, config) in &configs {
-            if !keyring.for_repository(repository).is_empty() {
+            if let Some((server, helper)) = config.helper_for(repository) {
+                let question = (helper.to_owned(), server);
+                if !answers.contains_key(&question) {
+                    let answer = ask(helper, &question.1).await.map_err(|error| {
+                        format!("{repository}: {error}; {} names this credential helper", path.display())
+                    })?;
+                    answers.insert(question.clone(), answer);
+                }
+                if let Some(Some(credential)) = answers.get(&question) {
+                    keyring.insert(repository.registry(), credential.clone());
+                    break;
+                }
+            }
+            // Not what the keyring has by now: that may be less specific, and for another repository.
+            let mut own = Keyring::default();
+            own.insert_matching(config, repository);
+            if !own.for_repository(repository).is_empty() {
+                keyring.insert_matching(config, repository);
                 break;
             }
-            if let Some((server, helper)) = config.helper_for(repository)
-                && let Some(credential) = ask(helper, &server).await.map_err(|error| {
-                    format!("{repository}: {error}; {} names this credential helper", path.display())
-                })?
-            {
-                keyring.insert(repository.registry(), credential);
-                break;
-            }
-            keyring.insert_matching(config, repository);
         }
     }
     Ok(keyring)
@@ -120,6 +132,11 @@ fn read(path: &Path, must_exist: bool) -> Result<Option<Vec<u8>>, Error> {
         Err(error)
             if !must_exist && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
         {
+            Ok(None)
+        }
+        // Another user's home, as in containers that are run with a user id of their own.
+        Err(error) if !must_exist && error.kind() == ErrorKind::PermissionDenied => {
+            tracing::warn!("{}: cannot be read, and is passed over: {error}", path.display());
             Ok(None)
         }
         Err(error) => Err(format!("{}: cannot be read: {error}", path.display()).into()),

@@ -6,6 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::Error;
+use crate::image::inspect::{Problem, ProblemReason};
 use crate::image::{AssembleError, ComposeError, EditError, PublishError, ResolveError};
 use crate::layout::LayoutError;
 use crate::platform::ParsePlatformError;
@@ -46,6 +47,17 @@ pub enum Exit {
     Interrupted = 130,
     /// SIGTERM, as shells number it.
     Terminated = 143,
+}
+
+impl Exit {
+    /// The exit code of what is wrong with an entry of an index: what is not there, before what is not as it should be.
+    pub fn of_problems(problems: &[Problem]) -> Self {
+        use ProblemReason::{ConfigMissing, ManifestMissing};
+        match problems.iter().any(|problem| matches!(problem.reason, ManifestMissing | ConfigMissing)) {
+            true => Self::NotFound,
+            false => Self::VerificationFailed,
+        }
+    }
 }
 
 /// A failure that the command line itself found, with its exit code.

@@ -73,6 +73,11 @@ pub fn write_exactly(bytes: &[u8]) -> Result<(), Error> {
     Ok(stdout.flush()?)
 }
 
+/// A text that others may have written, on one line: none of them moves our cursor.
+pub fn readable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Columns under headings, each as wide as its widest cell. Columns that are empty all the way down are left out.
 #[derive(Default)]
 pub struct Table {
@@ -89,9 +94,7 @@ pub struct Cell {
 impl Cell {
     /// A cell in a style.
     pub fn styled(text: impl Into<String>, style: Style) -> Self {
-        // Others wrote some of these texts; none of them moves our cursor.
-        let text = text.into().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { text, style }
+        Self { text: readable(&text.into()), style }
     }
 }
 

@@ -6,13 +6,17 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
+use super::output::readable;
 use crate::registry::{Delivery, Descriptor, Digest, Observer, Repository};
 
 /// All bars of the process; what is said meanwhile goes above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Says a line on standard error, without tearing bars apart. Nobody may be listening.
+///
+/// Others wrote a part of it, and nobody else than us ends lines or moves the cursor.
 pub fn say(line: &str) {
+    let line: String = line.split('\n').map(readable).collect::<Vec<_>>().join("\n");
     BARS.suspend(|| {
         let _ = writeln!(anstream::AutoStream::auto(io::stderr().lock()), "{line}");
     });

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 
 use super::Error;
 use super::credentials::{self, AuthFiles};
 use super::exit::Failure;
-use crate::registry::{Client, RegistrySettings, Repository, Session, Settings};
+use crate::registry::{Client, Credential, RegistrySettings, Repository, Session, Settings};
 
 /// How registries are reached and who we are to them.
 #[derive(Args, Debug, Clone, Default)]
@@ -33,6 +33,9 @@ pub struct RegistryArguments {
     /// Read the password that goes with --username from standard input.
     #[arg(long, requires = "username")]
     password_stdin: bool,
+    /// What --username and --password-stdin make together; standard input can be read once only.
+    #[arg(skip)]
+    given: OnceLock<Credential>,
 }
 
 impl RegistryArguments {
@@ -75,11 +78,21 @@ impl RegistryArguments {
             repositories.iter().flat_map(|repository| client.mirrors(repository)).collect();
         let mut files = AuthFiles::from_environment(self.auth_file.as_deref());
         if let (Some(username), Some(target)) = (&self.username, repositories.first()) {
-            files = files.with_password(target, username, &credentials::password_from_stdin()?);
+            files = files.with_credential(target, self.given(username)?);
         }
         let all: Vec<&Repository> = repositories.iter().copied().chain(&copies).collect();
         let keyring = credentials::keyring(&files, &all).await?;
         Ok(client.session(Arc::new(keyring)))
+    }
+
+    /// Who `--username` is, whatever the number of sessions.
+    fn given(&self, username: &str) -> Result<Credential, Error> {
+        if let Some(given) = self.given.get() {
+            return Ok(given.clone());
+        }
+        let password = credentials::password_from_stdin()?;
+        let credential = Credential::Basic { username: username.to_owned(), password };
+        Ok(self.given.get_or_init(|| credential).clone())
     }
 }
 

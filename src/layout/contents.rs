@@ -147,7 +147,7 @@ async fn fetch(store: &impl ManifestStore, entry: &Descriptor) -> Result<Manifes
     if descriptor.size != entry.size || descriptor.media_type.is_index() != entry.media_type.is_index() {
         let operation = Operation::new(store.place(), "reading the manifest");
         let cause = format!("{} is described with another size or type than it has", entry.digest);
-        return Err(operation.error(Kind::Malformed, cause));
+        return Err(operation.error(Kind::DigestMismatch, cause));
     }
     Ok(Manifest { descriptor: Descriptor { media_type: descriptor.media_type, ..entry.clone() }, bytes })
 }

@@ -70,12 +70,10 @@ pub async fn import(
     let mut copied = Copied::default();
     // What a registry has once, its other repositories take from it.
     let mut nearest: HashMap<&str, &Repository> = HashMap::new();
-    for (tags, target) in tags.iter().zip(repositories) {
-        // An index that is there has its images.
-        if !tags.all_hold(&root.descriptor.digest) {
-            let neighbour = nearest.get(target.registry()).copied();
-            copied = copied.plus(send(session, &layout, neighbour, &contents, target).await?);
-        }
+    for target in repositories {
+        // Also where all tags hold the index: a registry may have collected what it lists.
+        let neighbour = nearest.get(target.registry()).copied();
+        copied = copied.plus(send(session, &layout, neighbour, &contents, target).await?);
         nearest.insert(target.registry(), target);
     }
     let written = tags.into_iter().map(|tags| tags.write(session, &root));
@@ -172,9 +170,9 @@ async fn present(
     contents: &Contents,
     target: &Repository,
 ) -> Result<HashSet<Digest>, LayoutError> {
-    let manifests = contents.children.iter().flatten().chain([&contents.root]);
-    let images = manifests.filter(|manifest| !manifest.descriptor.media_type.is_index());
-    let found: Vec<Option<Digest>> = stream::iter(images)
+    // The root is an image alone, or is asked for by its tags.
+    let root = [&contents.root].into_iter().filter(|root| !root.descriptor.media_type.is_index());
+    let found: Vec<Option<Digest>> = stream::iter(contents.children.iter().flatten().chain(root))
         .map(|manifest| async move {
             let digest = &manifest.descriptor.digest;
             match session.head_manifest(&target.with_digest(digest)).await {

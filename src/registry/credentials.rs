@@ -69,7 +69,7 @@ pub struct Keyring {
     warnings: Vec<String>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Entry {
     name: String,
     host: HostPattern,
@@ -116,7 +116,12 @@ impl Keyring {
     }
 
     fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
-        self.entries.extend(entries);
+        for entry in entries {
+            // Nobody tries the same twice.
+            if !self.entries.contains(&entry) {
+                self.entries.push(entry);
+            }
+        }
         // The longest path first, a host by its name before a wildcard; else as they were added.
         self.entries.sort_by_key(|entry| (std::cmp::Reverse(entry.path.len()), entry.host.has_wildcard()));
     }

@@ -66,7 +66,8 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
     };
     check_host(registry)?;
     let registry = match registry.to_ascii_lowercase().as_str() {
-        "index.docker.io" => DOCKER_HUB.to_owned(),
+        // What Docker's own files and Docker Hub's API call it.
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
         registry => registry.to_owned(),
     };
     Ok((registry, rest))
@@ -186,6 +187,20 @@ mod tests {
             assert_eq!(ours.digest, theirs.digest(), "{text}");
             let tag = ours.tag.or(ours.digest.is_none().then_some("latest"));
             assert_eq!(tag, theirs.tag(), "{text}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_is_one_registry_whatever_it_is_called() {
+        for text in
+            ["busybox", "docker.io/busybox", "index.docker.io/busybox", "Registry-1.Docker.io/busybox"]
+        {
+            let name = Name::parse(text).unwrap();
+            assert_eq!(
+                (name.registry.as_str(), name.path.as_str()),
+                (DOCKER_HUB, "library/busybox"),
+                "{text}"
+            );
         }
     }
 

@@ -46,6 +46,15 @@ impl Registry {
         Self::spawn(json!({"storage": {"maintenance": {"readonly": {"enabled": true}}}}), None)
     }
 
+    /// Another with the same content, which takes nothing.
+    pub fn read_only_view(&self) -> Self {
+        let data = self.directory.join("data");
+        let read_only = json!({"readonly": {"enabled": true}});
+        Self::configured(
+            json!({"storage": {"filesystem": {"rootdirectory": data}, "maintenance": read_only}}),
+        )
+    }
+
     /// One that lets everyone push and keeps what it has below `folder` as long as it runs; with the cache that
     /// distribution's own image has.
     pub fn storing_in(folder: &Path) -> Self {

@@ -11,10 +11,10 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
-use crate::image::inspect::{Child, read_children};
+use crate::image::inspect::{Child, Problem, ProblemReason, read_children};
 use crate::image::{EditableIndex, Followed, Referrers, Tags, copy_referrers};
 use crate::platform::Platform;
-use crate::registry::{Copied, Manifest, Reference, Repository, Session};
+use crate::registry::{Copied, Digest, Kind, Manifest, Reference, Repository, Session};
 
 /// The referrers of how many images are looked for at once.
 const PARALLEL_IMAGES: usize = 4;
@@ -62,8 +62,10 @@ impl Arguments {
         for (target, tags) in &targets {
             let source = nearest.get(target.registry()).copied().unwrap_or(self.source.repository());
             let tags = Tags::read(&session, target, tags).await?;
-            if source != *target && !tags.all_hold(&manifest.descriptor.digest) {
-                copied = copied.plus(copy_children(&session, &children, source, &tags).await?);
+            if source != *target {
+                // Also where all tags hold the index: a registry may have collected what it lists.
+                let expected = tags.all_hold(&manifest.descriptor.digest);
+                copied = copied.plus(copy_children(&session, &children, source, &tags, expected).await?);
             }
             if self.referrers {
                 let followed = follow(&session, &manifest, &children, source, target).await?;
@@ -121,8 +123,11 @@ fn by_repository(targets: &[Reference]) -> Vec<(&Repository, Vec<&str>)> {
 
 /// What is not there cannot be copied, and half an index helps nobody.
 fn check_complete(source: &Reference, children: &[Child]) -> Result<(), Error> {
-    let broken = |child: &&Child| child.manifest.is_none();
-    let Some(child) = children.iter().find(broken) else { return Ok(()) };
+    let is_broken = |child: &&Child| {
+        let lies = |problem: &Problem| problem.reason == ProblemReason::SizeMismatch;
+        child.manifest.is_none() || child.problems.iter().any(lies)
+    };
+    let Some(child) = children.iter().find(is_broken) else { return Ok(()) };
     let reasons: Vec<&str> = child.problems.iter().map(|problem| problem.message.as_str()).collect();
     let message = format!(
         "{source}: {} ({}): {}; nothing was published. --platform copies what is whole",
@@ -130,15 +135,17 @@ fn check_complete(source: &Reference, children: &[Child]) -> Result<(), Error> {
         child.descriptor.digest,
         reasons.join("; ")
     );
-    Err(Failure::new(Exit::NotFound, message).into())
+    Err(Failure::new(Exit::of_problems(&child.problems), message).into())
 }
 
-/// Images first, then the indexes that list them, the innermost first.
+/// Images first, then the indexes that list them, the innermost first. Nothing is written that is there, and nothing is
+/// mounted before it is looked for if all is `expected` to be there.
 async fn copy_children(
     session: &Session,
     children: &[Child],
     source: &Repository,
     tags: &Tags,
+    expected: bool,
 ) -> Result<Copied, Error> {
     let mut seen = HashSet::new();
     let manifests = children.iter().filter_map(|child| child.manifest.as_ref());
@@ -146,15 +153,26 @@ async fn copy_children(
         .filter(|manifest| seen.insert(&manifest.descriptor.digest))
         .partition(|manifest| manifest.descriptor.media_type.is_index());
     let images: Vec<(&Repository, &Manifest)> = images.into_iter().map(|image| (source, image)).collect();
-    let transfer =
-        session.begin_transfer(tags.repository(), &images, |digest| tags.has_child(digest)).await?;
+    let likely = |digest: &Digest| expected || tags.has_child(digest);
+    let transfer = session.begin_transfer(tags.repository(), &images, likely).await?;
     let copied = transfer.finish().await?;
     // Children come after their parents in the list.
     for Manifest { descriptor, bytes } in indexes.into_iter().rev() {
         let reference = tags.repository().with_digest(&descriptor.digest);
-        session.put_manifest(&reference, &descriptor.media_type, bytes).await?;
+        if !is_there(session, &reference).await? {
+            session.put_manifest(&reference, &descriptor.media_type, bytes).await?;
+        }
     }
     Ok(copied)
+}
+
+/// Whether the target has the manifest; where we may not look, writing will tell.
+async fn is_there(session: &Session, reference: &Reference) -> Result<bool, Error> {
+    match session.head_manifest(reference).await {
+        Ok(found) => Ok(found.is_some()),
+        Err(error) if error.kind() == Kind::Denied => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Copies what refers to the index and to everything in it.

@@ -5,19 +5,20 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use futures::future::try_join_all;
 
 use super::Context;
 use super::publish::{Published, print_composed};
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::{
-    Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, Source, TagPolicy, Target,
+    Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, Source, TagPolicy, Tags, Target,
     compose, publish_composition,
 };
 use crate::platform::Platform;
-use crate::registry::{Kind, Reference, Repository, Session};
+use crate::registry::{Digest, Kind, Reference, Repository, Session};
 
 /// What the index is made of, and where it goes.
 #[derive(Args, Debug)]
@@ -76,7 +77,11 @@ impl Arguments {
             let composed = compose(&session, &composition).await?;
             return print_composed(context, &composed, &self.targets, self.output.output);
         }
-        let Publication { composed, copied, tags } = publish_composition(&session, &composition).await?;
+        let Publication { composed, copied, tags } = if self.amend {
+            self.publish_amended(&session, composition).await?
+        } else {
+            publish_composition(&session, &composition).await?
+        };
         let published = Published::new(&composed.index.descriptor, tags);
         Published { copied: Some(copied.into()), warnings: composed.warnings, ..published }
             .print(context, self.output.output)
@@ -115,6 +120,35 @@ impl Arguments {
         }
     }
 
+    /// Publishes what was made of what the first target had, unless it has something else by now: somebody else may be
+    /// amending it too. Everything is brought by digest before the tags are looked at, and they are written at once
+    /// after that, as no registry can do both in one step.
+    async fn publish_amended(
+        &self,
+        session: &Session,
+        mut composition: Composition,
+    ) -> Result<Publication, Error> {
+        let base = composition.base.as_ref().and_then(Reference::digest).cloned();
+        let targets = composition.targets.clone();
+        composition.targets.iter_mut().for_each(|target| target.tags.clear());
+        let mut publication = publish_composition(session, &composition).await?;
+        let index = &publication.composed.index;
+        let tags = targets.iter().map(|target| Tags::read(session, &target.repository, &target.tags));
+        let tags = try_join_all(tags).await?;
+        for tags in &tags {
+            tags.check(composition.policy, &index.descriptor.digest)?;
+        }
+        if let (Some(first), Some(held)) = (self.targets.first(), tags.first()) {
+            check_unmoved(first, base.as_ref(), held.held_by(first))?;
+        }
+        let mut changes = Vec::new();
+        for tags in tags {
+            changes.extend(tags.write(session, index).await?);
+        }
+        publication.tags = changes;
+        Ok(publication)
+    }
+
     /// Begins with what the first target has now, annotations included. Pinned: it may move meanwhile.
     async fn keep_what_is_there(
         &self,
@@ -136,6 +170,17 @@ impl Arguments {
         composition.base = Some(target.repository().with_digest(&found.descriptor.digest));
         Ok(())
     }
+}
+
+/// Nobody's work is overwritten unseen.
+fn check_unmoved(tag: &Reference, was: Option<&Digest>, now: Option<&Digest>) -> Result<(), Error> {
+    let message = match (was, now) {
+        _ if was == now => return Ok(()),
+        (Some(was), Some(now)) => format!("{tag} is {now} by now, and was {was}"),
+        (None, Some(now)) => format!("{tag} is {now} by now, and was not there"),
+        (_, None) => format!("{tag} is gone by now"),
+    };
+    Err(Failure::new(Exit::Conflict, format!("{message}; no tag was changed, amend it again")).into())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

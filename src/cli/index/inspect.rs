@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Context;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{BOLD, Cell, OutputArguments, OutputFormat, RED, Table, write_exactly};
+use crate::cli::output::{BOLD, Cell, OutputArguments, OutputFormat, RED, Table, readable, write_exactly};
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, reference};
 use crate::image::EditableIndex;
@@ -44,6 +44,8 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
         let session = self.registry.session(&context.client, &[self.reference.repository()]).await?;
+        // People look for what is wrong at the registry; a mirror would hide it.
+        let session = session.without_mirrors();
         let manifest = session.get_manifest(&self.reference).await?;
         if self.raw && self.platform.is_none() {
             return write_exactly(&manifest.bytes);
@@ -130,7 +132,8 @@ impl Arguments {
     fn complaint(&self, child: &Child) -> Error {
         let messages: Vec<&str> = child.problems.iter().map(|problem| problem.message.as_str()).collect();
         let place = self.reference.repository().with_digest(&child.descriptor.digest);
-        Failure::new(Exit::NotFound, format!("{place}: {}", messages.join("; "))).into()
+        let exit = Exit::of_problems(&child.problems);
+        Failure::new(exit, format!("{place}: {}", messages.join("; "))).into()
     }
 }
 
@@ -253,14 +256,13 @@ impl<'a> InspectedIndex<'a> {
     }
 
     fn render(&self) -> String {
-        let line = |name: &str, value: String| format!("{BOLD}{name:<13}{BOLD:#}{value}\n");
+        let line = |name: &str, value: String| format!("{BOLD}{name:<13}{BOLD:#}{}\n", readable(&value));
         let mut text = line("Name:", self.reference.to_string());
         text += &line("Digest:", self.digest.to_string());
         text += &line("Media type:", self.media_type.as_str().to_owned());
         text += &line("Size:", HumanBytes(self.size).to_string());
         for (number, (key, value)) in self.annotations.iter().enumerate() {
-            let readable: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            text += &line(if number == 0 { "Annotations:" } else { "" }, format!("{key}={readable}"));
+            text += &line(if number == 0 { "Annotations:" } else { "" }, format!("{key}={value}"));
         }
         let mut images = Table::new([
             "PLATFORM",

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Cell, GREEN, OutputArguments, PLAIN, RED, Table, YELLOW};
+use crate::cli::output::{Cell, GREEN, OutputArguments, PLAIN, RED, Table, YELLOW, readable};
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::inspect::{Child, ProblemReason, read_children, read_configs};
@@ -56,7 +56,8 @@ enum BinariesArgument {
 impl Arguments {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
         let repository = self.reference.repository();
-        let session = self.registry.session(&context.client, &[repository]).await?;
+        // What mirrors have says nothing about the registry.
+        let session = self.registry.session(&context.client, &[repository]).await?.without_mirrors();
         let manifest = session.get_manifest(&self.reference).await?;
         let children = read_children(&session, &self.reference, &manifest).await?;
         let children = read_configs(&session, repository, children).await?;
@@ -69,15 +70,21 @@ impl Arguments {
             .map(|(child, binary)| CheckedChild::new(child, &faults, self.deep, binary))
             .collect();
         let failures: Vec<&Check> = platforms.iter().flat_map(CheckedChild::failures).collect();
+        // An artifact alone is what it is; an index is there for its images.
+        let has_images = !manifest.descriptor.media_type.is_index() || children.iter().any(Child::is_image);
         let verified = Verification {
             reference: &self.reference,
             digest: &manifest.descriptor.digest,
-            verified: failures.is_empty(),
+            verified: failures.is_empty() && has_images,
             platforms: &platforms,
         };
         self.output.output.print(&verified, Verification::render)?;
         match failures.len() {
-            0 => Ok(()),
+            0 if has_images => Ok(()),
+            0 => {
+                let message = format!("{}: the index lists no image", self.reference);
+                Err(Failure::new(Exit::VerificationFailed, message).into())
+            }
             number => {
                 let message = format!("{}: {number} checks failed", self.reference);
                 Err(Failure::new(Exit::VerificationFailed, message.replace("1 checks", "1 check")).into())
@@ -316,7 +323,8 @@ impl Verification<'_> {
                     CheckResult::Warned => YELLOW,
                     CheckResult::Passed | CheckResult::Skipped => continue,
                 };
-                text += &format!("{style}{platform}: {name}: {message}{style:#}\n");
+                let line = readable(&format!("{platform}: {name}: {message}"));
+                text += &format!("{style}{line}{style:#}\n");
             }
         }
         text

@@ -62,7 +62,13 @@ impl Arguments {
             if number > 0 && self.output.output == OutputFormat::Yaml {
                 write(b"---\n")?;
             }
-            self.apply(context, document).await?;
+            self.apply(context, document).await.inspect_err(|_| {
+                let total = documents.len();
+                progress::say(&format!(
+                    "{}: failed; of {total} documents, the {number} before it are done, those after it not",
+                    document.name
+                ));
+            })?;
         }
         Ok(())
     }
