@@ -1,15 +1,20 @@
 //! Images of many places become one index, against a real registry.
 
+#[path = "support/fault_server.rs"]
+mod fault_server;
 #[path = "support/registry.rs"]
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fault_server::{Answer, FaultServer};
 
 use multiarch::image::{
     ComposeError, Composition, DescriptorEdits, Index, Publication, PublishError, Source, TagChange,
     TagPolicy, Target, compose, publish_composition,
 };
-use multiarch::registry::{Client, Copied, Descriptor, Keyring, Kind, Reference, Session};
+use multiarch::registry::{Client, Copied, Descriptor, Digest, Keyring, Kind, MediaType, Reference, Session};
 use serde_json::json;
 use support::{Registry, client, index};
 
@@ -163,6 +168,29 @@ async fn an_index_is_amended_and_what_is_not_named_stays() {
 }
 
 #[tokio::test]
+async fn an_image_takes_the_place_of_one_whose_variant_goes_without_saying() {
+    let registry = Registry::anonymous();
+    let spelt = json!({"os": "linux", "architecture": "arm64", "variant": "v8"});
+    registry.push_image_of("team/web", "spelt", &spelt, &["spelt".to_owned()]).await;
+    let plain = registry.push_image("team/web", "plain", "linux/arm64").await;
+    let [spelt, new] = ["team/web:spelt", "team/web:plain"].map(|name| source(&registry, name));
+
+    let both = Composition { sources: vec![spelt.clone(), new.clone()], ..Composition::default() };
+    let error = compose(&registry.session(), &both).await.unwrap_err();
+    assert!(error.to_string().starts_with("two images for linux/arm64: sha256:"), "{error}");
+
+    let base = Some(reference(&registry, "team/web:1"));
+    let targets = vec![target(&registry, "team/web", &["1"])];
+    let first = Composition { base, sources: vec![spelt], targets, ..Composition::default() };
+    published(&registry, &first).await;
+    let listed = entries(&registry.session(), &reference(&registry, "team/web:1")).await;
+    assert_eq!(listed[0].platform.as_ref().unwrap().variant.as_deref(), Some("v8"), "written as it is spelt");
+    published(&registry, &Composition { sources: vec![new], ..first }).await;
+    let listed = entries(&registry.session(), &reference(&registry, "team/web:1")).await;
+    assert_eq!(listed.iter().map(|entry| &entry.digest).collect::<Vec<_>>(), [&plain.digest]);
+}
+
+#[tokio::test]
 async fn an_image_named_twice_is_listed_once_and_two_for_one_platform_are_refused() {
     let registry = Registry::anonymous();
     let sources = push_platforms(&registry, "team/web").await;
@@ -230,4 +258,43 @@ async fn a_tag_that_is_not_to_be_moved_is_told_before_a_byte_is_sent() {
         3 + 1 + 3 + 3,
         "manifests, the tag, configs, and whether the images are there"
     );
+}
+
+#[tokio::test]
+async fn a_tag_that_another_publishes_while_bytes_are_sent_is_not_moved() {
+    let from = Registry::anonymous();
+    let sources = push_platforms(&from, "team/web").await;
+    let others = br#"{"manifests":[]}"#;
+    let sent = AtomicBool::new(false);
+    // The tag is there as soon as the first blob is.
+    let server = FaultServer::start(move |asked| match (asked.method.as_str(), asked.target.as_str()) {
+        ("POST", _) => Answer::status(202).header("Location", "/upload?state=1"),
+        ("PUT", target) => {
+            sent.fetch_or(target.starts_with("/upload"), Ordering::Relaxed);
+            Answer::status(201)
+        }
+        (_, "/v2/team/web/manifests/1") if sent.load(Ordering::Relaxed) => Answer::status(200)
+            .header("Content-Type", MediaType::OCI_INDEX.as_str())
+            .header("Docker-Content-Digest", Digest::sha256(others).as_str())
+            .body(others),
+        _ => Answer::status(404),
+    })
+    .await;
+    let targets = vec![Target { repository: server.repository("team/web"), tags: vec!["1".to_owned()] }];
+    let policy = TagPolicy::IfAbsent;
+    let composition = Composition { sources, targets, policy, ..Composition::default() };
+    let error = publish_composition(&from.session(), &composition).await.unwrap_err();
+    assert!(matches!(error, ComposeError::Publish(PublishError::TagExists { .. })), "{error}");
+    let lines = server.lines();
+    let tag = "/v2/team/web/manifests/1";
+    let at_tag: Vec<&str> =
+        lines.iter().filter_map(|line| line.strip_suffix(tag)).map(str::trim_end).collect();
+    assert_eq!(at_tag, ["GET", "HEAD"], "looked at again, and never written");
+
+    let overwriting = Composition { policy: TagPolicy::Overwrite, ..composition };
+    publish_composition(&from.session(), &overwriting).await.unwrap();
+    let lines = server.lines();
+    let at_tag: Vec<&str> =
+        lines.iter().filter_map(|line| line.strip_suffix(tag)).map(str::trim_end).collect();
+    assert_eq!(at_tag[2..], ["GET", "PUT"], "who may move the tag need not look again");
 }

@@ -169,6 +169,14 @@ pub async fn publish_composition(
         .await?
         .into_iter()
         .fold(Copied::default(), Copied::plus);
+    let mut tags = tags;
+    if composition.policy == TagPolicy::IfAbsent && copied.uploaded > 0 {
+        // Sending takes long enough for others to publish.
+        tags = try_join_all(tags.iter().map(|tags| tags.read_again(session))).await?;
+        for tags in &tags {
+            tags.check(composition.policy, digest)?;
+        }
+    }
     let mut changes = Vec::new();
     let mut tags = tags.into_iter();
     if let Some(primary) = tags.next() {
@@ -247,7 +255,7 @@ fn without_repetitions(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
         let descriptor = &image.image.descriptor;
         let same = |other: &&mut ResolvedImage| {
             let other = &other.image.descriptor;
-            other.digest == descriptor.digest && other.platform == descriptor.platform
+            other.digest == descriptor.digest && other.runs_on() == descriptor.runs_on()
         };
         match kept.iter_mut().find(same) {
             Some(other) => other.image.descriptor.annotations.extend(descriptor.annotations.clone()),
@@ -261,8 +269,8 @@ fn without_repetitions(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
 fn amended(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
     let mut kept: Vec<ResolvedImage> = Vec::new();
     for image in images {
-        let platform = &image.image.descriptor.platform;
-        match kept.iter_mut().find(|other| other.image.descriptor.platform == *platform) {
+        let descriptor = &image.image.descriptor;
+        match kept.iter_mut().find(|other| other.image.descriptor.runs_on() == descriptor.runs_on()) {
             Some(other) => *other = image,
             None => kept.push(image),
         }

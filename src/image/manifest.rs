@@ -1,6 +1,6 @@
 //! What indexes and image configs say, read leniently: others wrote them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -108,6 +108,16 @@ impl Descriptor {
         let DescriptorPlatform { os, architecture, variant, .. } = self.platform.as_ref()?;
         let named = |name: &str| !name.is_empty() && name != "unknown";
         (named(os) && named(architecture)).then(|| Platform::normalised(os, architecture, variant.as_deref()))
+    }
+
+    /// What tells this image from the others of an index: the platform, normalised, with the version and the
+    /// features of the operating system. Equal for two that runtimes cannot tell apart, however they are spelt.
+    pub(crate) fn runs_on(&self) -> (Option<Platform>, Option<&str>, BTreeSet<&str>) {
+        let written = self.platform.as_ref();
+        let version = written.and_then(|platform| platform.os_version.as_deref());
+        let features = written.map(|platform| platform.os_features.as_slice()).unwrap_or_default();
+        let features = features.iter().map(String::as_str).collect();
+        (self.runnable_platform(), version.filter(|version| !version.is_empty()), features)
     }
 
     /// The platform in words for people, with what else tells two entries apart.
