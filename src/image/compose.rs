@@ -131,8 +131,8 @@ impl DescriptorEdits {
 /// # Errors
 /// See [`ComposeError`].
 pub async fn compose(session: &Session, composition: &Composition) -> Result<Composed, ComposeError> {
-    let found = find_sources(session, composition).await?;
-    assemble(composition, verify_all(session, composition, found).await?)
+    let (found, left_out) = find_sources(session, composition).await?;
+    assemble(composition, verify_all(session, composition, found).await?, left_out)
 }
 
 /// Finds and verifies the images, brings them to the targets, assembles the index and publishes it: images before the
@@ -153,13 +153,13 @@ pub async fn publish_composition(
         composition.sources.iter().map(|source| source.reference.repository()),
     );
     let tags = targets.iter().map(|target| Tags::read(session, &target.repository, &target.tags));
-    let (found, tags) =
+    let ((found, left_out), tags) =
         futures::try_join!(find_sources(session, composition), async { Ok(try_join_all(tags).await?) })?;
     let images: Vec<(Repository, Manifest)> = found.iter().flat_map(|(_, found)| found.manifests()).collect();
     let transfers = tags.iter().map(|tags| begin(session, tags, &images));
     let (images, transfers) =
         futures::try_join!(verify_all(session, composition, found), try_join_all(transfers))?;
-    let composed = assemble(composition, images)?;
+    let composed = assemble(composition, images, left_out)?;
     let digest = &composed.index.descriptor.digest;
     for tags in &tags {
         tags.check(composition.policy, digest)?;
@@ -200,28 +200,34 @@ async fn begin(
     Ok(session.begin_transfer(target, &elsewhere, |digest| tags.has_child(digest)).await?)
 }
 
-/// What was found, each with the edits of its source.
+/// What was found, each with the edits of its source, and warnings about what was left out.
 async fn find_sources(
     session: &Session,
     composition: &Composition,
-) -> Result<Vec<(DescriptorEdits, Found)>, ComposeError> {
+) -> Result<(Vec<(DescriptorEdits, Found)>, Vec<String>), ComposeError> {
     let base = async {
-        let Some(base) = &composition.base else { return Ok(Vec::new()) };
+        let Some(base) = &composition.base else { return Ok(Default::default()) };
         match find_all(session, base).await {
-            Err(ResolveError::Registry(error)) if error.kind() == Kind::NotFound => Ok(Vec::new()),
+            Err(ResolveError::Registry(error)) if error.kind() == Kind::NotFound => Ok(Default::default()),
             found => found,
         }
     };
     let sources = composition.sources.iter().map(|source| async move {
-        let found = match &source.platform {
-            Some(platform) => vec![find(session, &source.reference, platform).await?],
+        let (found, left_out) = match &source.platform {
+            Some(platform) => {
+                find(session, &source.reference, platform).await.map(|(found, rest)| (vec![found], rest))?
+            }
             None => find_all(session, &source.reference).await?,
         };
-        Ok::<_, ResolveError>(found.into_iter().map(|found| (source.edits.clone(), found)))
+        Ok::<_, ResolveError>((source.edits.clone(), found, left_out))
     });
-    let (base, sources) = futures::try_join!(base, try_join_all(sources))?;
-    let base = base.into_iter().map(|found| (DescriptorEdits::default(), found));
-    Ok(base.chain(sources.into_iter().flatten()).collect())
+    let ((base, mut left_out), sources) = futures::try_join!(base, try_join_all(sources))?;
+    let mut all: Vec<_> = base.into_iter().map(|found| (DescriptorEdits::default(), found)).collect();
+    for (edits, found, others) in sources {
+        all.extend(found.into_iter().map(|found| (edits.clone(), found)));
+        left_out.extend(others);
+    }
+    Ok((all, left_out))
 }
 
 async fn verify_all(
@@ -237,14 +243,19 @@ async fn verify_all(
     try_join_all(verified).await
 }
 
-fn assemble(composition: &Composition, images: Vec<ResolvedImage>) -> Result<Composed, ComposeError> {
+fn assemble(
+    composition: &Composition,
+    images: Vec<ResolvedImage>,
+    left_out: Vec<String>,
+) -> Result<Composed, ComposeError> {
     let images = match composition.base {
         Some(_) => amended(images),
         None => without_repetitions(images),
     };
     let entries: Vec<Descriptor> = images.iter().flat_map(ResolvedImage::descriptors).cloned().collect();
     let index = AssembledIndex::assemble(composition.format, &composition.annotations, &entries)?;
-    let warnings = images.iter().flat_map(|image| &image.warnings).chain(&index.warnings).cloned().collect();
+    let told = images.iter().flat_map(|image| &image.warnings).chain(&index.warnings).cloned();
+    let warnings = left_out.into_iter().chain(told).collect();
     Ok(Composed { index, images, warnings })
 }
 

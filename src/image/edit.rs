@@ -229,7 +229,7 @@ mod tests {
         json!({
             "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "artifactType": "a/b",
             "manifests": [
-                entry("amd64", json!({"os": "linux", "architecture": "amd64"})),
+                entry("amd64", json!({"os": "linux", "architecture": "amd64", "features": ["sse4"]})),
                 entry("arm64", json!({"os": "linux", "architecture": "arm64", "variant": "v8"})),
                 attestation,
             ],
