@@ -14,7 +14,9 @@ use super::index::{AssembleError, AssembledIndex, Format};
 use super::publish::{PublishError, TagChange, TagPolicy, Tags};
 use super::resolve::{PlatformCheck, ResolveError, ResolvedImage, verify};
 use crate::platform::Platform;
-use crate::registry::{Copied, Descriptor, Error, Kind, Manifest, Reference, Repository, Session, Transfer};
+use crate::registry::{
+    Copied, Descriptor, Digest, Error, Kind, Manifest, Reference, Repository, Session, Transfer,
+};
 
 /// What an index is made of and where it goes.
 #[derive(Debug, Clone, Default)]
@@ -169,14 +171,11 @@ pub async fn publish_composition(
         .await?
         .into_iter()
         .fold(Copied::default(), Copied::plus);
-    let mut tags = tags;
-    if composition.policy == TagPolicy::IfAbsent && copied.uploaded > 0 {
+    let tags = match composition.policy {
         // Sending takes long enough for others to publish.
-        tags = try_join_all(tags.iter().map(|tags| tags.read_again(session))).await?;
-        for tags in &tags {
-            tags.check(composition.policy, digest)?;
-        }
-    }
+        TagPolicy::IfAbsent if copied.uploaded > 0 => checked_again(session, &tags, digest).await?,
+        _ => tags,
+    };
     let mut changes = Vec::new();
     let mut tags = tags.into_iter();
     if let Some(primary) = tags.next() {
@@ -185,6 +184,14 @@ pub async fn publish_composition(
     let others = tags.map(|tags| tags.write(session, &composed.index));
     changes.extend(try_join_all(others).await?.into_iter().flatten());
     Ok(Publication { composed, copied, tags: changes })
+}
+
+async fn checked_again(session: &Session, tags: &[Tags], wanted: &Digest) -> Result<Vec<Tags>, ComposeError> {
+    let tags = try_join_all(tags.iter().map(|tags| tags.read_again(session))).await?;
+    for tags in &tags {
+        tags.check(TagPolicy::IfAbsent, wanted)?;
+    }
+    Ok(tags)
 }
 
 async fn begin(
