@@ -214,7 +214,8 @@ impl Session {
         if self.has_blob(target, &blob.digest).await? {
             return Ok(self.delivered(target, blob, Delivery::Present));
         }
-        let _turn = self.client().turn_to_send().await;
+        let host = self.client().host(target.host());
+        let _turn = self.client().turn_to_send(&host).await;
         self.observer().begun(target, blob);
         self.upload(target, blob, store, opened).await?;
         Ok(self.delivered(target, blob, Delivery::Uploaded))
