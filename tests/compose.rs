@@ -379,6 +379,14 @@ async fn an_entry_that_cannot_be_read_makes_no_other_one_unusable() {
         assert!(composed.warnings[0].contains(&sha384), "{:?}", composed.warnings);
         assert!(composed.warnings[1].ends_with("missing field `size`"), "{:?}", composed.warnings);
     }
+    let platform = Some("linux/386".parse().unwrap());
+    let sources = vec![Source { reference, platform, edits: DescriptorEdits::default() }];
+    let session = client().session(Arc::new(Keyring::default()));
+    let error = compose(&session, &Composition { sources, ..Composition::default() }).await.unwrap_err();
+    assert!(
+        error.to_string().contains(&format!("linux/amd64, the entry {sha384:?} cannot be read")),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -49,7 +49,13 @@ pub(super) async fn find(
         listing.extend(nested(session, reference, &listing.entries).await?);
     }
     let Listing { entries, unreadable } = listing;
-    let entry = pick(reference, platform, &entries)?;
+    let entry = pick(reference, platform, &entries).map_err(|mut error| {
+        // What cannot be read may be what was looked for.
+        if let ResolveError::NoSuchPlatform { available, .. } = &mut error {
+            available.extend(unreadable.iter().take(MOST_TOLD).cloned());
+        }
+        error
+    })?;
     check_size(reference, attestations(&entries, &entry.digest).chain([&entry]))?;
     let found = Found::fetch(session, reference, Some(platform.clone()), &named, &entries, entry).await?;
     Ok((found, left_out(reference, unreadable)))

@@ -163,7 +163,7 @@ impl Tags {
                 }
                 Held::Unseen => {
                     let cause = "the registry does not let us see the tag, so it may exist and is not to be moved; \
-                                 allow the credential to pull from the repository, or overwrite tags";
+                                 allow the credential to pull from the repository, or let tags be overwritten (tag policy Overwrite)";
                     let operation = Operation::new(tag, "publishing the index");
                     return Err(operation.error(Kind::Denied, cause).into());
                 }
