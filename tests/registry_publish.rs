@@ -122,6 +122,20 @@ async fn a_tag_that_is_not_to_be_moved_keeps_all_from_being_written() {
 }
 
 #[tokio::test]
+async fn a_tag_that_may_not_be_seen_is_overwritten_only_if_tags_may_be_moved() {
+    let denying = |asked: &Asked| Answer::status(if asked.method == "PUT" { 201 } else { 403 });
+    for tags in [&["1.4"][..], &["1.4.2", "1.4"]] {
+        let server = FaultServer::start(denying).await;
+        let error = refused(publish_with(&session(), &server, tags, TagPolicy::IfAbsent).await.unwrap_err());
+        assert_eq!(error.kind(), Kind::Denied);
+        assert!(error.to_string().contains("does not let us see the tag"), "{error}");
+        assert!(server.lines().iter().all(|line| !line.starts_with("PUT")));
+        publish_with(&session(), &server, tags, TagPolicy::Overwrite).await.unwrap();
+        assert_eq!(server.lines().iter().filter(|line| line.starts_with("PUT")).count(), tags.len());
+    }
+}
+
+#[tokio::test]
 async fn a_registry_that_confirms_several_tags_gets_them_in_one_request_from_the_second_time_on() {
     let server = FaultServer::start(|asked| match asked.target.split_once("?tag=") {
         Some((_, tags)) => Answer::status(201).header("OCI-Tag", tags.replace("&tag=", ", ")),

@@ -385,3 +385,63 @@ async fn push(server: &FaultServer, content: &[u8]) -> Result<Delivery, Error> {
     let store = Arc::new(Memory(content.to_vec()));
     client().session(Arc::default()).push_blob(&server.repository("team/web"), &blob, store).await
 }
+
+#[tokio::test]
+async fn a_token_server_that_refuses_to_mount_gives_one_to_push() {
+    let server = FaultServer::start(|asked| match asked.authorization() {
+        _ if asked.target.contains("team%2Fbase") && asked.target.contains("team%2Fweb") => {
+            Answer::status(403)
+        }
+        _ if asked.target.starts_with("/token") => Answer::status(200).body(r#"{"token":"t"}"#),
+        None => bearer(asked),
+        Some(_) => uploads(asked, || Answer::status(202).header("Location", "/upload?state=a%2Bb")),
+    })
+    .await;
+    let (base, web) = (server.repository("team/base"), server.repository("team/web"));
+    let session = with_password(&server).writing_to([&web], [&base]);
+    assert!(!session.has_blob(&web, &blob().digest).await.unwrap());
+    assert_eq!(session.copy_blob(&base, &web, &blob()).await.unwrap(), Delivery::Uploaded);
+}
+
+#[tokio::test]
+async fn a_realm_that_has_moved_is_found() {
+    let moved = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let has_moved = moved.clone();
+    let server = FaultServer::start(move |asked| {
+        let realm = if has_moved.load(Ordering::SeqCst) { "/new" } else { "/token" };
+        match asked.authorization() {
+            // Tokens end at once, so each request needs another.
+            _ if asked.target.starts_with(realm) => {
+                Answer::status(200).body(r#"{"token":"t","expires_in":0}"#)
+            }
+            None if !asked.target.starts_with("/v2/") => Answer::status(404),
+            None => {
+                let challenge = format!(r#"Bearer realm="http://{}{realm}""#, asked.headers["host"]);
+                Answer::status(401).header("WWW-Authenticate", challenge)
+            }
+            Some(_) => Answer::status(200),
+        }
+    })
+    .await;
+    let session = client().session(Arc::default());
+    assert!(session.has_blob(&server.repository("team/web"), &blob().digest).await.unwrap());
+    moved.store(true, Ordering::SeqCst);
+    assert!(session.has_blob(&server.repository("team/web"), &blob().digest).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_blob_that_arrived_is_not_sent_again_because_its_answer_was_lost() {
+    let (puts, arrived) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let has_arrived = arrived.clone();
+    let server = FaultServer::start(move |asked| match asked.method.as_str() {
+        "PUT" => {
+            has_arrived.store(1, Ordering::SeqCst);
+            Answer::status(if puts.fetch_add(1, Ordering::SeqCst) == 0 { 502 } else { 201 })
+        }
+        "HEAD" if has_arrived.load(Ordering::SeqCst) > 0 => Answer::status(200),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    assert_eq!(copy_blob(&server).await.unwrap(), Delivery::Uploaded);
+    assert_eq!(server.lines().iter().filter(|line| line.starts_with("PUT")).count(), 1);
+}

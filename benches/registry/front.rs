@@ -71,8 +71,9 @@ async fn answer(State(front): State<Arc<Inner>>, request: Request) -> Response<B
     let to_token_server = Gate::is_token_request(request.uri().path());
     let name = if to_token_server { "TOKEN" } else { request.method().as_str() };
     *front.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
-    // Of each request, not of each connection; many wait at once.
-    tokio::time::sleep(front.delay).await;
+    // Of each request, not of each connection; many wait at once. The runtime's timers would add up to a millisecond.
+    let delay = front.delay;
+    tokio::task::spawn_blocking(move || std::thread::sleep(delay)).await.expect("sleep");
     match &front.gate {
         Some(gate) if to_token_server => gate.token(request).await,
         Some(gate) => match gate.refuse(&request) {

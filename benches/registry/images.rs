@@ -44,7 +44,19 @@ pub struct Image {
 }
 
 impl Image {
-    fn blobs(&self) -> impl Iterator<Item = &str> {
+    pub fn digest(&self) -> &Digest {
+        &self.descriptor.digest
+    }
+
+    pub fn manifest(&self) -> &Value {
+        &self.manifest
+    }
+
+    pub fn config(&self) -> &str {
+        self.manifest["config"]["digest"].as_str().unwrap_or_default()
+    }
+
+    pub fn blobs(&self) -> impl Iterator<Item = &str> {
         let layers = self.manifest["layers"].as_array().into_iter().flatten();
         layers.chain([&self.manifest["config"]]).filter_map(|blob| blob["digest"].as_str())
     }
@@ -52,6 +64,12 @@ impl Image {
     fn entry(&self) -> (&Descriptor, Value) {
         (&self.descriptor, json!({"platform": self.platform}))
     }
+}
+
+/// An index of these images.
+pub fn entries_of(images: &[Image]) -> Value {
+    let entries: Vec<_> = images.iter().map(Image::entry).collect();
+    index(&entries)
 }
 
 /// The tag of an index of the first so many images.
@@ -76,8 +94,7 @@ pub async fn seed(registry: &Registry, http: &reqwest::Client) -> Vec<Image> {
         images.push(Image { tag, platform, descriptor, manifest });
     }
     for count in [2, 4, 8, 16] {
-        let entries: Vec<_> = images[..count].iter().map(Image::entry).collect();
-        registry.push_manifest(SEED, &index_tag(count), &index(&entries)).await;
+        registry.push_manifest(SEED, &index_tag(count), &entries_of(&images[..count])).await;
     }
     images
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a measuring program")]
 #![allow(missing_docs, reason = "nobody else uses this")]
 
+mod bare;
 mod front;
 mod images;
 mod measure;

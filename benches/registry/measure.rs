@@ -29,7 +29,8 @@ pub struct Usage {
     pub succeeded: bool,
 }
 
-/// Where commands find their configuration, credentials and caches: nothing of the user's is read or written.
+/// Where commands find their configuration and credentials, so that nothing of the user's is read. (For root, skopeo
+/// keeps elsewhere which host has which blob; hosts here have a new port for each run.)
 pub struct Home {
     folder: PathBuf,
 }

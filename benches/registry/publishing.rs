@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::bare;
 use crate::front::{Counts, Front};
 use crate::images::{self, Image, SEED};
 use crate::measure::{Home, Usage};
@@ -88,6 +89,8 @@ pub enum Outcome {
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub scene: Scene,
+    /// Milliseconds of the same requests from a client that knows the answers; not with tokens and other registries.
+    pub bare: Option<f64>,
     pub outcomes: BTreeMap<Tool, Outcome>,
 }
 
@@ -151,7 +154,32 @@ impl Stage {
         for (tool, runs) in runs {
             outcomes.entry(tool).or_insert_with(|| middle(runs));
         }
-        Row { scene, outcomes }
+        Row { scene, bare: self.bare(&scene).await, outcomes }
+    }
+
+    /// The middle of as many bare runs.
+    async fn bare(&self, scene: &Scene) -> Option<f64> {
+        if scene.tokens || scene.again || scene.place == Place::OtherRegistry {
+            return None;
+        }
+        let images = &self.images[..scene.platforms];
+        let tags: Vec<String> = (0..scene.tags).map(|number| format!("1.{number}")).collect();
+        let mut times = Vec::new();
+        for _ in 0..self.runs {
+            let delay = Duration::from_millis(scene.delay_milliseconds);
+            let front = Front::before(&self.source.host, &self.http, delay, false).await;
+            let repository = format!("bare/{}", fastrand::u64(..));
+            let from = match scene.place {
+                Place::SameRepository => {
+                    images::place(&self.source, &self.http, images, &repository).await;
+                    repository.as_str()
+                }
+                _ => SEED,
+            };
+            times.push(bare::publish(&front.host, from, &repository, &tags, images).await.ok()?);
+        }
+        times.sort_by(f64::total_cmp);
+        Some(times[times.len() / 2])
     }
 
     /// One run in a repository, through fronts, that nobody has seen before.

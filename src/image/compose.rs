@@ -14,7 +14,9 @@ use super::index::{AssembleError, AssembledIndex, Format};
 use super::publish::{PublishError, TagChange, TagPolicy, Tags};
 use super::resolve::{PlatformCheck, ResolveError, ResolvedImage, verify};
 use crate::platform::Platform;
-use crate::registry::{Copied, Descriptor, Error, Kind, Manifest, Reference, Repository, Session, Transfer};
+use crate::registry::{
+    Copied, Descriptor, Digest, Error, Kind, Manifest, Reference, Repository, Session, Transfer,
+};
 
 /// What an index is made of and where it goes.
 #[derive(Debug, Clone, Default)]
@@ -131,8 +133,8 @@ impl DescriptorEdits {
 /// # Errors
 /// See [`ComposeError`].
 pub async fn compose(session: &Session, composition: &Composition) -> Result<Composed, ComposeError> {
-    let found = find_sources(session, composition).await?;
-    assemble(composition, verify_all(session, composition, found).await?)
+    let (found, left_out) = find_sources(session, composition).await?;
+    assemble(composition, verify_all(session, composition, found).await?, left_out)
 }
 
 /// Finds and verifies the images, brings them to the targets, assembles the index and publishes it: images before the
@@ -153,13 +155,13 @@ pub async fn publish_composition(
         composition.sources.iter().map(|source| source.reference.repository()),
     );
     let tags = targets.iter().map(|target| Tags::read(session, &target.repository, &target.tags));
-    let (found, tags) =
+    let ((found, left_out), tags) =
         futures::try_join!(find_sources(session, composition), async { Ok(try_join_all(tags).await?) })?;
     let images: Vec<(Repository, Manifest)> = found.iter().flat_map(|(_, found)| found.manifests()).collect();
     let transfers = tags.iter().map(|tags| begin(session, tags, &images));
     let (images, transfers) =
         futures::try_join!(verify_all(session, composition, found), try_join_all(transfers))?;
-    let composed = assemble(composition, images)?;
+    let composed = assemble(composition, images, left_out)?;
     let digest = &composed.index.descriptor.digest;
     for tags in &tags {
         tags.check(composition.policy, digest)?;
@@ -169,6 +171,11 @@ pub async fn publish_composition(
         .await?
         .into_iter()
         .fold(Copied::default(), Copied::plus);
+    let tags = match composition.policy {
+        // Sending takes long enough for others to publish.
+        TagPolicy::IfAbsent if copied.uploaded > 0 => checked_again(session, &tags, digest).await?,
+        _ => tags,
+    };
     let mut changes = Vec::new();
     let mut tags = tags.into_iter();
     if let Some(primary) = tags.next() {
@@ -177,6 +184,14 @@ pub async fn publish_composition(
     let others = tags.map(|tags| tags.write(session, &composed.index));
     changes.extend(try_join_all(others).await?.into_iter().flatten());
     Ok(Publication { composed, copied, tags: changes })
+}
+
+async fn checked_again(session: &Session, tags: &[Tags], wanted: &Digest) -> Result<Vec<Tags>, ComposeError> {
+    let tags = try_join_all(tags.iter().map(|tags| tags.read_again(session))).await?;
+    for tags in &tags {
+        tags.check(TagPolicy::IfAbsent, wanted)?;
+    }
+    Ok(tags)
 }
 
 async fn begin(
@@ -192,28 +207,34 @@ async fn begin(
     Ok(session.begin_transfer(target, &elsewhere, |digest| tags.has_child(digest)).await?)
 }
 
-/// What was found, each with the edits of its source.
+/// What was found, each with the edits of its source, and warnings about what was left out.
 async fn find_sources(
     session: &Session,
     composition: &Composition,
-) -> Result<Vec<(DescriptorEdits, Found)>, ComposeError> {
+) -> Result<(Vec<(DescriptorEdits, Found)>, Vec<String>), ComposeError> {
     let base = async {
-        let Some(base) = &composition.base else { return Ok(Vec::new()) };
+        let Some(base) = &composition.base else { return Ok(Default::default()) };
         match find_all(session, base).await {
-            Err(ResolveError::Registry(error)) if error.kind() == Kind::NotFound => Ok(Vec::new()),
+            Err(ResolveError::Registry(error)) if error.kind() == Kind::NotFound => Ok(Default::default()),
             found => found,
         }
     };
     let sources = composition.sources.iter().map(|source| async move {
-        let found = match &source.platform {
-            Some(platform) => vec![find(session, &source.reference, platform).await?],
+        let (found, left_out) = match &source.platform {
+            Some(platform) => {
+                find(session, &source.reference, platform).await.map(|(found, rest)| (vec![found], rest))?
+            }
             None => find_all(session, &source.reference).await?,
         };
-        Ok::<_, ResolveError>(found.into_iter().map(|found| (source.edits.clone(), found)))
+        Ok::<_, ResolveError>((source.edits.clone(), found, left_out))
     });
-    let (base, sources) = futures::try_join!(base, try_join_all(sources))?;
-    let base = base.into_iter().map(|found| (DescriptorEdits::default(), found));
-    Ok(base.chain(sources.into_iter().flatten()).collect())
+    let ((base, mut left_out), sources) = futures::try_join!(base, try_join_all(sources))?;
+    let mut all: Vec<_> = base.into_iter().map(|found| (DescriptorEdits::default(), found)).collect();
+    for (edits, found, others) in sources {
+        all.extend(found.into_iter().map(|found| (edits.clone(), found)));
+        left_out.extend(others);
+    }
+    Ok((all, left_out))
 }
 
 async fn verify_all(
@@ -229,14 +250,19 @@ async fn verify_all(
     try_join_all(verified).await
 }
 
-fn assemble(composition: &Composition, images: Vec<ResolvedImage>) -> Result<Composed, ComposeError> {
+fn assemble(
+    composition: &Composition,
+    images: Vec<ResolvedImage>,
+    left_out: Vec<String>,
+) -> Result<Composed, ComposeError> {
     let images = match composition.base {
         Some(_) => amended(images),
         None => without_repetitions(images),
     };
     let entries: Vec<Descriptor> = images.iter().flat_map(ResolvedImage::descriptors).cloned().collect();
     let index = AssembledIndex::assemble(composition.format, &composition.annotations, &entries)?;
-    let warnings = images.iter().flat_map(|image| &image.warnings).chain(&index.warnings).cloned().collect();
+    let told = images.iter().flat_map(|image| &image.warnings).chain(&index.warnings).cloned();
+    let warnings = left_out.into_iter().chain(told).collect();
     Ok(Composed { index, images, warnings })
 }
 
@@ -247,7 +273,7 @@ fn without_repetitions(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
         let descriptor = &image.image.descriptor;
         let same = |other: &&mut ResolvedImage| {
             let other = &other.image.descriptor;
-            other.digest == descriptor.digest && other.platform == descriptor.platform
+            other.digest == descriptor.digest && other.runs_on() == descriptor.runs_on()
         };
         match kept.iter_mut().find(same) {
             Some(other) => other.image.descriptor.annotations.extend(descriptor.annotations.clone()),
@@ -261,8 +287,8 @@ fn without_repetitions(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
 fn amended(images: Vec<ResolvedImage>) -> Vec<ResolvedImage> {
     let mut kept: Vec<ResolvedImage> = Vec::new();
     for image in images {
-        let platform = &image.image.descriptor.platform;
-        match kept.iter_mut().find(|other| other.image.descriptor.platform == *platform) {
+        let descriptor = &image.image.descriptor;
+        match kept.iter_mut().find(|other| other.image.descriptor.runs_on() == descriptor.runs_on()) {
             Some(other) => *other = image,
             None => kept.push(image),
         }

@@ -193,10 +193,11 @@ impl EditableIndex {
     fn check_unique(&self) -> Result<(), EditError> {
         let mut seen = Vec::new();
         for image in self.images().filter(|image| image.runnable_platform().is_some()) {
-            if seen.contains(&&image.platform) {
+            let runs_on = image.runs_on();
+            if seen.contains(&runs_on) {
                 return Err(EditError::Duplicate(image.platform_in_words()));
             }
-            seen.push(&image.platform);
+            seen.push(runs_on);
         }
         Ok(())
     }
@@ -228,7 +229,7 @@ mod tests {
         json!({
             "schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "artifactType": "a/b",
             "manifests": [
-                entry("amd64", json!({"os": "linux", "architecture": "amd64"})),
+                entry("amd64", json!({"os": "linux", "architecture": "amd64", "features": ["sse4"]})),
                 entry("arm64", json!({"os": "linux", "architecture": "arm64", "variant": "v8"})),
                 attestation,
             ],
@@ -299,6 +300,16 @@ mod tests {
             error.to_string(),
             "the index has no image for linux/s390x; it has linux/amd64, linux/arm64"
         );
+    }
+
+    #[test]
+    fn an_edit_that_makes_two_images_for_one_platform_is_refused() {
+        let mut index = index();
+        index["manifests"][0]["platform"] = json!({"os": "linux", "architecture": "arm64", "variant": "v9"});
+        let mut editable = EditableIndex::read(index.to_string().as_bytes()).unwrap();
+        let edits = Edits { variant: Some(String::new()), ..Edits::default() };
+        let error = editable.apply(Some(&platform("linux/arm64/v9")), &edits).unwrap_err();
+        assert_eq!(error, EditError::Duplicate("linux/arm64".to_owned()));
     }
 
     #[test]

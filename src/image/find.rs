@@ -1,13 +1,13 @@
 //! Images behind a reference: the one for a platform, or all of them. Found is not yet verified.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures::future::try_join_all;
 
-use super::manifest::Index;
+use super::manifest::{ImageManifest, Listing};
 use super::resolve::{ResolveError, not_an_image};
 use crate::platform::Platform;
-use crate::registry::{Descriptor, Digest, Manifest, Reference, Repository, Session};
+use crate::registry::{Descriptor, Digest, Manifest, MediaType, Reference, Repository, Session};
 
 /// How many indexes within an index are looked into.
 const MOST_NESTED: usize = 16;
@@ -15,6 +15,11 @@ const MOST_NESTED: usize = 16;
 const MOST_IMAGES: usize = 256;
 /// How many attestations of one image are carried.
 const MOST_ATTESTATIONS: usize = 64;
+
+/// How many bytes all manifests of an index have that are held at once.
+const LARGEST_MANIFESTS: u64 = 64 * 1024 * 1024;
+/// How many entries that are left out are told one by one.
+const MOST_TOLD: usize = 16;
 
 /// An image with the bytes of its manifest verified, its config not yet read.
 pub(super) struct Found {
@@ -28,50 +33,71 @@ pub(super) struct Found {
     pub attestations: Vec<Manifest>,
 }
 
-/// The image for `platform`: of an index the one entry, or what is alone under its reference.
+/// The image for `platform`: of an index the one entry, or what is alone under its reference. With it, in words, the
+/// entries that cannot be read.
 pub(super) async fn find(
     session: &Session,
     reference: &Reference,
     platform: &Platform,
-) -> Result<Found, ResolveError> {
+) -> Result<(Found, Vec<String>), ResolveError> {
     let named = session.get_manifest(reference).await?;
     if !named.descriptor.media_type.is_index() {
-        return Ok(Found::alone(reference, Some(platform.clone()), named));
+        return Ok((Found::alone(reference, Some(platform.clone()), named), Vec::new()));
     }
-    let mut entries = parse_index(reference, &named)?;
-    if pick(reference, platform, &entries).is_err() {
-        entries.extend(nested(session, reference, &entries).await?);
+    let mut listing = parse_index(reference, &named)?;
+    if pick(reference, platform, &listing.entries).is_err() {
+        listing.extend(nested(session, reference, &listing.entries).await?);
     }
+    let Listing { entries, unreadable } = listing;
     let entry = pick(reference, platform, &entries)?;
-    Found::fetch(session, reference, Some(platform.clone()), &named, &entries, entry).await
+    check_size(reference, attestations(&entries, &entry.digest).chain([&entry]))?;
+    let found = Found::fetch(session, reference, Some(platform.clone()), &named, &entries, entry).await?;
+    Ok((found, left_out(reference, unreadable)))
 }
 
 /// Every image there is, in the order of the index. What is no image (an artifact, an attestation of something
-/// else) is left out.
-pub(super) async fn find_all(session: &Session, reference: &Reference) -> Result<Vec<Found>, ResolveError> {
+/// else) is left out, and told in words.
+pub(super) async fn find_all(
+    session: &Session,
+    reference: &Reference,
+) -> Result<(Vec<Found>, Vec<String>), ResolveError> {
     let named = session.get_manifest(reference).await?;
     if !named.descriptor.media_type.is_index() {
-        return Ok(vec![Found::alone(reference, None, named)]);
+        return Ok((vec![Found::alone(reference, None, named)], Vec::new()));
     }
-    let mut entries = parse_index(reference, &named)?;
-    entries.extend(nested(session, reference, &entries).await?);
+    let mut listing = parse_index(reference, &named)?;
+    listing.extend(nested(session, reference, &listing.entries).await?);
+    let Listing { entries, unreadable: mut others } = listing;
     let mut seen = HashSet::new();
     let images: Vec<&Descriptor> = images(&entries)
         .filter(|entry| entry.runnable_platform().is_some() || says_nothing(entry))
-        .filter(|entry| seen.insert((&entry.digest, &entry.platform)))
+        .filter(|entry| seen.insert((&entry.digest, entry.runs_on())))
         .collect();
     if images.len() > MOST_IMAGES {
         let reason = format!("its index lists {} images; {MOST_IMAGES} is the most", images.len());
         return Err(not_an_image(reference, reason));
     }
-    if images.is_empty() {
-        return Err(not_an_image(reference, "its index lists no images".to_owned()));
-    }
+    let about = images.iter().flat_map(|image| attestations(&entries, &image.digest));
+    check_size(reference, about.chain(images.iter().copied()))?;
     let found = images.into_iter().map(|entry| {
         let declared = entry.runnable_platform();
         Found::fetch(session, reference, declared, &named, &entries, entry.clone())
     });
-    try_join_all(found).await
+    let (found, foreign): (Vec<Found>, Vec<Found>) =
+        try_join_all(found).await?.into_iter().partition(|found| found.foreign_config().is_none());
+    let carried: HashSet<&Digest> = found.iter().flat_map(Found::digests).collect();
+    let configs: HashMap<&Digest, MediaType> =
+        foreign.iter().filter_map(|f| Some((&f.image.descriptor.digest, f.foreign_config()?))).collect();
+    let missed = |entry: &&Descriptor| !entry.media_type.is_index() && !carried.contains(&entry.digest);
+    others.extend(entries.iter().filter(missed).map(|entry| no_image(entry, configs.get(&entry.digest))));
+    let left_out = left_out(reference, others);
+    if found.is_empty() {
+        let instead = left_out.iter().map(|warning| format!("; {warning}"));
+        let reason =
+            instead.take(1).fold("its index lists no images".to_owned(), |reason, more| reason + &more);
+        return Err(not_an_image(reference, reason));
+    }
+    Ok((found, left_out))
 }
 
 impl Found {
@@ -81,6 +107,19 @@ impl Found {
         std::iter::once(&self.image)
             .chain(&self.attestations)
             .map(|manifest| (repository.clone(), manifest.clone()))
+    }
+
+    fn digests(&self) -> impl Iterator<Item = &Digest> {
+        std::iter::once(&self.image).chain(&self.attestations).map(|manifest| &manifest.descriptor.digest)
+    }
+
+    /// The type of the config, if nobody says that this is an image for a platform and its config is of none.
+    fn foreign_config(&self) -> Option<MediaType> {
+        if self.declared.is_some() {
+            return None;
+        }
+        let manifest: ImageManifest = serde_json::from_slice(&self.image.bytes).ok()?;
+        Some(manifest.config.media_type).filter(|config| !config.is_image_config())
     }
 
     fn alone(reference: &Reference, declared: Option<Platform>, image: Manifest) -> Self {
@@ -96,7 +135,7 @@ impl Found {
         entries: &[Descriptor],
         entry: Descriptor,
     ) -> Result<Self, ResolveError> {
-        let about = attestations(entries, &entry.digest);
+        let about: Vec<Descriptor> = attestations(entries, &entry.digest).cloned().collect();
         if about.len() > MOST_ATTESTATIONS {
             let reason = format!("{} attestations; {MOST_ATTESTATIONS} is the most", about.len());
             return Err(not_an_image(reference, format!("{} has {reason}", entry.digest)));
@@ -113,24 +152,71 @@ async fn nested(
     session: &Session,
     reference: &Reference,
     entries: &[Descriptor],
-) -> Result<Vec<Descriptor>, ResolveError> {
+) -> Result<Listing, ResolveError> {
     let indexes: Vec<Descriptor> =
         entries.iter().filter(|entry| entry.media_type.is_index()).cloned().collect();
     if indexes.len() > MOST_NESTED {
         let reason = format!("its index lists {} indexes; {MOST_NESTED} is the most", indexes.len());
         return Err(not_an_image(reference, reason));
     }
-    let mut inner = Vec::new();
+    check_size(reference, &indexes)?;
+    let mut inner = Listing::default();
     for index in fetch_all(session, reference, indexes).await? {
-        inner
-            .extend(parse_index(reference, &index)?.into_iter().filter(|entry| !entry.media_type.is_index()));
+        inner.extend(parse_index(reference, &index)?);
     }
+    let (deeper, entries): (Vec<Descriptor>, Vec<Descriptor>) =
+        inner.entries.into_iter().partition(|entry| entry.media_type.is_index());
+    inner.entries = entries;
+    inner
+        .unreadable
+        .extend(deeper.iter().map(|index| format!("{} is an index nested too deep", index.digest)));
     Ok(inner)
 }
 
-fn attestations(entries: &[Descriptor], image: &Digest) -> Vec<Descriptor> {
-    let about = |candidate: &&Descriptor| candidate.media_type.is_manifest() && candidate.attests(image);
-    entries.iter().filter(about).cloned().collect()
+impl Listing {
+    fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.unreadable.extend(other.unreadable);
+    }
+}
+
+fn attestations<'a>(entries: &'a [Descriptor], image: &Digest) -> impl Iterator<Item = &'a Descriptor> {
+    let about = move |candidate: &&Descriptor| candidate.media_type.is_manifest() && candidate.attests(image);
+    entries.iter().filter(about)
+}
+
+/// What is held in memory at once is bounded before anything is fetched; every size is verified then.
+fn check_size<'a>(
+    reference: &Reference,
+    entries: impl IntoIterator<Item = &'a Descriptor>,
+) -> Result<(), ResolveError> {
+    let bytes = entries.into_iter().fold(0_u64, |bytes, entry| bytes.saturating_add(entry.size));
+    if bytes > LARGEST_MANIFESTS {
+        let reason = format!("its index lists manifests of {bytes} bytes; {LARGEST_MANIFESTS} is the most");
+        return Err(not_an_image(reference, reason));
+    }
+    Ok(())
+}
+
+/// Why an entry is no image, in words.
+fn no_image(entry: &Descriptor, config: Option<&MediaType>) -> String {
+    let Descriptor { digest, media_type, artifact_type, .. } = entry;
+    match (config, artifact_type) {
+        (Some(config), _) => format!("{digest} ({media_type}) is no image, its config is {config}"),
+        (None, Some(artifact)) => format!("{digest} ({media_type}) is no image but {artifact}"),
+        (None, None) if entry.is_attestation() => {
+            format!("{digest} ({media_type}) is an attestation of something that is not in the index")
+        }
+        (None, None) => format!("{digest} ({media_type}) is no image for a platform"),
+    }
+}
+
+/// The warnings about what is left out, and why.
+fn left_out(reference: &Reference, reasons: Vec<String>) -> Vec<String> {
+    let more = reasons.len().saturating_sub(MOST_TOLD);
+    let told = reasons.iter().take(MOST_TOLD).map(|reason| format!("{reference}: left out: {reason}"));
+    let rest = (more > 0).then(|| format!("{reference}: left out: {more} more entries of the index"));
+    told.chain(rest).collect()
 }
 
 fn images(entries: &[Descriptor]) -> impl Iterator<Item = &Descriptor> {
@@ -142,10 +228,9 @@ fn says_nothing(entry: &Descriptor) -> bool {
     entry.platform.is_none() && entry.artifact_type.is_none()
 }
 
-fn parse_index(reference: &Reference, index: &Manifest) -> Result<Vec<Descriptor>, ResolveError> {
-    let index: Index = serde_json::from_slice(&index.bytes)
-        .map_err(|error| not_an_image(reference, format!("its index cannot be read: {error}")))?;
-    Ok(index.manifests)
+fn parse_index(reference: &Reference, index: &Manifest) -> Result<Listing, ResolveError> {
+    Listing::read(&index.bytes)
+        .map_err(|error| not_an_image(reference, format!("its index cannot be read: {error}")))
 }
 
 /// The one entry that can run on the platform. Of two that differ only in the version of the operating system,

@@ -142,7 +142,7 @@ fn check_entries(entries: &[Descriptor]) -> Result<(), AssembleError> {
             return Err(AssembleError::NotAnImage { digest, media_type });
         }
         if !entry.is_attestation() {
-            if let Some(first) = seen.iter().find(|other: &&&Descriptor| other.platform == entry.platform) {
+            if let Some(first) = seen.iter().find(|other: &&&Descriptor| other.runs_on() == entry.runs_on()) {
                 return Err(AssembleError::Duplicate {
                     platform: entry.platform_in_words(),
                     first: first.digest.clone(),
@@ -298,6 +298,10 @@ mod tests {
                 second: amd64.digest.clone()
             }
         );
+        let plain = entry("arm64", MediaType::OCI_MANIFEST);
+        let mut spelt = Descriptor { digest: Digest::sha256(b"v8"), ..plain.clone() };
+        spelt.platform.as_mut().unwrap().variant = Some("v8".to_owned());
+        assert!(matches!(assemble(None, &[plain, spelt]), Err(AssembleError::Duplicate { .. })));
         assert!(matches!(
             assemble(None, &[entry("amd64", MediaType::OCI_INDEX)]),
             Err(AssembleError::NotAnImage { .. })

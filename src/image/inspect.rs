@@ -15,6 +15,8 @@ use crate::registry::{
 const PARALLEL_READS: usize = 16;
 /// How many entries are looked at, those of indexes within the index included.
 const MOST_CHILDREN: usize = 1024;
+/// How many bytes all manifests have, and all configs.
+const LARGEST_ALTOGETHER: u64 = 64 * 1024 * 1024;
 /// How deep indexes within indexes are looked into.
 const DEEPEST: usize = 4;
 
@@ -120,13 +122,16 @@ pub async fn read_children(
         accept(&mut child, manifest.clone());
         return Ok(vec![child]);
     }
-    let mut children = Vec::new();
+    let mut children: Vec<Child> = Vec::new();
+    let mut bytes = 0_u64;
     let mut level = entries(reference, manifest, None)?;
     for _ in 0..DEEPEST {
         if children.len() + level.len() > MOST_CHILDREN {
             let cause = format!("the index has more than {MOST_CHILDREN} entries");
             return Err(Operation::new(reference, "reading the index").error(Kind::TooLarge, cause));
         }
+        bytes = bytes.saturating_add(altogether(level.iter().map(|child| &child.descriptor)));
+        check_size(&Operation::new(reference, "reading the index"), "manifests", bytes)?;
         let read: Vec<Child> = stream::iter(level)
             .map(|child| read_child(session, repository, child))
             .buffered(PARALLEL_READS)
@@ -150,17 +155,33 @@ pub async fn read_children(
 /// Fetches the configs of all images among the children, and holds them against what the index says.
 ///
 /// # Errors
-/// If the registry is unavailable or denies access.
+/// If the registry is unavailable or denies access, or if the configs are too large to be held at once.
 pub async fn read_configs(
     session: &Session,
     repository: &Repository,
     children: Vec<Child>,
 ) -> Result<Vec<Child>, Error> {
+    let images = children.iter().filter(|child| child.is_image());
+    let configs = images.filter_map(|child| child.contents.as_ref()).map(|contents| &contents.config);
+    check_size(&Operation::new(repository, "reading the configs"), "configs", altogether(configs))?;
     stream::iter(children)
         .map(|child| read_config(session, repository, child))
         .buffered(PARALLEL_READS)
         .try_collect()
         .await
+}
+
+/// How many bytes of these are held at most, whatever their descriptors say: nothing larger is fetched.
+fn altogether<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> u64 {
+    descriptors.map(|descriptor| descriptor.size.min(LARGEST_MANIFEST)).fold(0, u64::saturating_add)
+}
+
+fn check_size(operation: &Operation, what: &str, bytes: u64) -> Result<(), Error> {
+    if bytes > LARGEST_ALTOGETHER {
+        let cause = format!("all {what} together have over {LARGEST_ALTOGETHER} bytes");
+        return Err(operation.error(Kind::TooLarge, cause));
+    }
+    Ok(())
 }
 
 fn entries(reference: &Reference, index: &Manifest, parent: Option<&Digest>) -> Result<Vec<Child>, Error> {

@@ -1,8 +1,9 @@
 //! What indexes and image configs say, read leniently: others wrote them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::platform::Platform;
 use crate::registry::{Descriptor, DescriptorPlatform, Digest, null_as_default};
@@ -11,6 +12,9 @@ use crate::registry::{Descriptor, DescriptorPlatform, Digest, null_as_default};
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 /// The annotation with the digest of the image that an attestation is about.
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+
+/// How much of what should be a digest is told, in characters.
+const LONGEST_DIGEST: usize = 150;
 
 /// An image index or a manifest list: OCI image spec, image-index.md.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -21,6 +25,39 @@ pub struct Index {
     /// Free metadata.
     #[serde(default, deserialize_with = "null_as_default")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// What an index lists, as far as it can be read: an entry with a digest of an algorithm that we do not know makes no
+/// other one unusable.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The entries that can be read, in their order.
+    pub entries: Vec<Descriptor>,
+    /// The others, each with the reason.
+    pub unreadable: Vec<String>,
+}
+
+impl Listing {
+    /// Reads an index or a manifest list.
+    pub(super) fn read(index: &[u8]) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Listed {
+            #[serde(default, deserialize_with = "null_as_default")]
+            manifests: Vec<Value>,
+        }
+        let mut listing = Self::default();
+        for entry in serde_json::from_slice::<Listed>(index)?.manifests {
+            match Descriptor::deserialize(&entry) {
+                Ok(descriptor) => listing.entries.push(descriptor),
+                Err(error) => {
+                    let digest = entry.get("digest").and_then(Value::as_str).unwrap_or_default();
+                    let digest: String = digest.chars().take(LONGEST_DIGEST).collect();
+                    listing.unreadable.push(format!("the entry {digest:?} cannot be read: {error}"));
+                }
+            }
+        }
+        Ok(listing)
+    }
 }
 
 /// What we need of an image's manifest: OCI image spec, manifest.md.
@@ -80,7 +117,7 @@ where
     D: serde::Deserializer<'de>,
     T: Default + serde::de::DeserializeOwned,
 {
-    Ok(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).unwrap_or_default())
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
 }
 
 impl ImageConfig {
@@ -108,6 +145,16 @@ impl Descriptor {
         let DescriptorPlatform { os, architecture, variant, .. } = self.platform.as_ref()?;
         let named = |name: &str| !name.is_empty() && name != "unknown";
         (named(os) && named(architecture)).then(|| Platform::normalised(os, architecture, variant.as_deref()))
+    }
+
+    /// What tells this image from the others of an index: the platform, normalised, with the version and the
+    /// features of the operating system. Equal for two that runtimes cannot tell apart, however they are spelt.
+    pub(crate) fn runs_on(&self) -> (Option<Platform>, Option<&str>, BTreeSet<&str>) {
+        let written = self.platform.as_ref();
+        let version = written.and_then(|platform| platform.os_version.as_deref());
+        let features = written.map(|platform| platform.os_features.as_slice()).unwrap_or_default();
+        let features = features.iter().map(String::as_str).collect();
+        (self.runnable_platform(), version.filter(|version| !version.is_empty()), features)
     }
 
     /// The platform in words for people, with what else tells two entries apart.

@@ -25,4 +25,4 @@ pub use index::{AssembleError, AssembledIndex, Format};
 pub use manifest::{ExecutionParameters, ImageConfig, ImageManifest, Index};
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, publish};
 pub use referrers::{Followed, Referrers, copy_referrers};
-pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve, resolve_all};
+pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};

@@ -31,7 +31,7 @@ impl From<api::TagPolicy> for TagPolicy {
 /// What publishing did to a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TagChange {
-    /// There was none.
+    /// There was none, or none that we may see.
     Created,
     /// It had other content.
     Moved {
@@ -64,8 +64,26 @@ pub enum PublishError {
 #[derive(Debug, Clone)]
 pub struct Tags {
     repository: Repository,
-    tags: Vec<(Reference, Option<Digest>)>,
+    tags: Vec<(Reference, Held)>,
     children: HashSet<Digest>,
+}
+
+/// What a tag holds, as far as we may know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    Content(Digest),
+    /// The registry does not let us look: some deny what is not there, some let us write but not read.
+    Unseen,
+}
+
+impl Held {
+    fn content(&self) -> Option<&Digest> {
+        match self {
+            Self::Content(digest) => Some(digest),
+            Self::Nothing | Self::Unseen => None,
+        }
+    }
 }
 
 impl Tags {
@@ -97,14 +115,26 @@ impl Tags {
         Ok(Self { repository: repository.clone(), tags, children })
     }
 
+    /// Asks once more what the tags hold, all at once.
+    ///
+    /// # Errors
+    /// Whatever the registry says.
+    pub(super) async fn read_again(&self, session: &Session) -> Result<Self, Error> {
+        let asked = self
+            .tags
+            .iter()
+            .map(|(tag, _)| async move { Ok::<_, Error>((tag.clone(), held(session, tag).await?)) });
+        Ok(Self { tags: try_join_all(asked).await?, ..self.clone() })
+    }
+
     /// Where the tags are.
     pub fn repository(&self) -> &Repository {
         &self.repository
     }
 
-    /// What `tag` held when it was read.
+    /// What `tag` held when it was read; none also if that was not to be seen.
     pub fn held_by(&self, tag: &Reference) -> Option<&Digest> {
-        self.tags.iter().find(|(reference, _)| reference == tag).and_then(|(_, held)| held.as_ref())
+        self.tags.iter().find(|(reference, _)| reference == tag).and_then(|(_, held)| held.content())
     }
 
     /// Whether the first tag listed the image, which is then in the repository if all is well.
@@ -114,27 +144,33 @@ impl Tags {
 
     /// Whether publishing would change nothing.
     pub fn all_hold(&self, digest: &Digest) -> bool {
-        !self.tags.is_empty() && self.tags.iter().all(|(_, held)| held.as_ref() == Some(digest))
+        !self.tags.is_empty() && self.tags.iter().all(|(_, held)| held.content() == Some(digest))
     }
 
     /// Refuses to move a tag that is not to be moved.
     ///
     /// # Errors
-    /// [`PublishError::TagExists`]
+    /// [`PublishError::TagExists`]; [`Kind::Denied`] if we may not know whether there is one.
     pub fn check(&self, policy: TagPolicy, wanted: &Digest) -> Result<(), PublishError> {
         if policy == TagPolicy::Overwrite {
             return Ok(());
         }
-        let other = |(tag, held): &(Reference, Option<Digest>)| match held {
-            Some(found) if found != wanted => Some((tag.clone(), found.clone())),
-            _ => None,
-        };
-        match self.tags.iter().find_map(other) {
-            Some((tag, found)) => {
-                Err(PublishError::TagExists { tag: Box::new(tag), found, wanted: wanted.clone() })
+        for (tag, held) in &self.tags {
+            match held {
+                Held::Content(found) if found != wanted => {
+                    let (tag, found, wanted) = (Box::new(tag.clone()), found.clone(), wanted.clone());
+                    return Err(PublishError::TagExists { tag, found, wanted });
+                }
+                Held::Unseen => {
+                    let cause = "the registry does not let us see the tag, so it may exist and is not to be moved; \
+                                 allow the credential to pull from the repository, or overwrite tags";
+                    let operation = Operation::new(tag, "publishing the index");
+                    return Err(operation.error(Kind::Denied, cause).into());
+                }
+                Held::Content(_) | Held::Nothing => {}
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 
     /// Writes the index under every tag that does not hold it, all at once, so that the number of tags costs no time.
@@ -159,13 +195,13 @@ impl Tags {
             put(session, &reference, index).await?;
             return Ok(vec![(reference, TagChange::Created)]);
         }
-        let outdated = self.tags.iter().filter(|(_, held)| held.as_ref() != Some(digest));
+        let outdated = self.tags.iter().filter(|(_, held)| held.content() != Some(digest));
         let outdated: Vec<&Reference> = outdated.map(|(tag, _)| tag).collect();
         write_tags(session, &self.repository, index, &outdated).await?;
-        let change = |held: Option<Digest>| match held {
-            None => TagChange::Created,
-            Some(held) if held == *digest => TagChange::Unchanged,
-            Some(from) => TagChange::Moved { from },
+        let change = |held: Held| match held {
+            Held::Nothing | Held::Unseen => TagChange::Created,
+            Held::Content(held) if held == *digest => TagChange::Unchanged,
+            Held::Content(from) => TagChange::Moved { from },
         };
         Ok(self.tags.into_iter().map(|(tag, held)| (tag, change(held))).collect())
     }
@@ -189,12 +225,12 @@ pub async fn publish(
 }
 
 /// What the tag holds, and what that lists.
-async fn current(session: &Session, tag: &Reference) -> Result<(Option<Digest>, HashSet<Digest>), Error> {
+async fn current(session: &Session, tag: &Reference) -> Result<(Held, HashSet<Digest>), Error> {
     match session.get_manifest(tag).await {
-        Ok(manifest) => Ok((Some(manifest.descriptor.digest.clone()), children(&manifest))),
+        Ok(manifest) => Ok((Held::Content(manifest.descriptor.digest.clone()), children(&manifest))),
         Err(error) => match error.kind() {
-            // Some registries deny what is not there; writing will tell.
-            Kind::NotFound | Kind::Denied => Ok((None, HashSet::new())),
+            Kind::NotFound => Ok((Held::Nothing, HashSet::new())),
+            Kind::Denied => Ok((Held::Unseen, HashSet::new())),
             // Something is there that we do not understand.
             Kind::Malformed | Kind::Unsupported | Kind::TooLarge => {
                 Ok((held(session, tag).await?, HashSet::new()))
@@ -204,10 +240,10 @@ async fn current(session: &Session, tag: &Reference) -> Result<(Option<Digest>, 
     }
 }
 
-async fn held(session: &Session, tag: &Reference) -> Result<Option<Digest>, Error> {
+async fn held(session: &Session, tag: &Reference) -> Result<Held, Error> {
     match session.head_manifest(tag).await {
-        Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
-        Err(error) if error.kind() == Kind::Denied => Ok(None),
+        Ok(found) => Ok(found.map_or(Held::Nothing, |descriptor| Held::Content(descriptor.digest))),
+        Err(error) if error.kind() == Kind::Denied => Ok(Held::Unseen),
         Err(error) => Err(error),
     }
 }

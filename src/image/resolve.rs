@@ -1,8 +1,8 @@
 //! From a reference and a platform to the one image that runs there, verified.
 
-use futures::future::try_join_all;
+use std::collections::BTreeMap;
 
-use super::find::{Found, find, find_all};
+use super::find::{Found, find};
 use super::manifest::{ImageConfig, ImageManifest};
 use crate::platform::Platform;
 use crate::registry::{
@@ -115,20 +115,10 @@ pub async fn resolve(
     platform: &Platform,
     check: PlatformCheck,
 ) -> Result<ResolvedImage, ResolveError> {
-    verify(session, find(session, reference, platform).await?, check).await
-}
-
-/// As [`resolve`], for every platform that there is at `reference`: all images of an index, or the one image.
-///
-/// # Errors
-/// See [`ResolveError`].
-pub async fn resolve_all(
-    session: &Session,
-    reference: &Reference,
-    check: PlatformCheck,
-) -> Result<Vec<ResolvedImage>, ResolveError> {
-    let found = find_all(session, reference).await?;
-    try_join_all(found.into_iter().map(|found| verify(session, found, check))).await
+    let (found, left_out) = find(session, reference, platform).await?;
+    let mut image = verify(session, found, check).await?;
+    image.warnings.extend(left_out);
+    Ok(image)
 }
 
 /// Reads the config of what was found and holds it against the platform. Without a declared one, the config's own
@@ -139,7 +129,14 @@ pub(super) async fn verify(
     check: PlatformCheck,
 ) -> Result<ResolvedImage, ResolveError> {
     let Found { reference, declared, source, mut image, attestations } = found;
-    let config = read_config(session, &reference, &image).await?;
+    let descriptor = config_of(&reference, &image)?;
+    let config = match descriptor.media_type.is_image_config() {
+        true => read_config(session, &reference, &descriptor).await?,
+        // Of another kind, such as Wasm's: what it runs on is declared, and nobody asks the config.
+        false if check == PlatformCheck::Off && declared.is_some() => ImageConfig::default(),
+        false => return Err(not_an_image(&reference, format!("its config is {}", descriptor.media_type))),
+    };
+    let config = (config, descriptor.digest.to_string());
     let platform = match declared.or_else(|| config.0.platform()) {
         Some(platform) => platform,
         None => return Err(not_an_image(&reference, "its config names no os and architecture".to_owned())),
@@ -149,22 +146,20 @@ pub(super) async fn verify(
     Ok(ResolvedImage { repository: reference.repository().clone(), source, image, attestations, warnings })
 }
 
-/// The config, and its digest for messages.
+fn config_of(reference: &Reference, image: &Manifest) -> Result<Descriptor, ResolveError> {
+    let manifest: ImageManifest = serde_json::from_slice(&image.bytes)
+        .map_err(|error| not_an_image(reference, format!("its manifest cannot be read: {error}")))?;
+    Ok(manifest.config)
+}
+
 async fn read_config(
     session: &Session,
     reference: &Reference,
-    image: &Manifest,
-) -> Result<(ImageConfig, String), ResolveError> {
-    let manifest: ImageManifest = serde_json::from_slice(&image.bytes)
-        .map_err(|error| not_an_image(reference, format!("its manifest cannot be read: {error}")))?;
-    let descriptor = manifest.config;
-    if !descriptor.media_type.is_image_config() {
-        return Err(not_an_image(reference, format!("its config is {}", descriptor.media_type)));
-    }
-    let bytes = session.get_blob_bytes(reference.repository(), &descriptor, LARGEST_MANIFEST).await?;
-    let config = serde_json::from_slice(&bytes)
-        .map_err(|error| not_an_image(reference, format!("its config cannot be read: {error}")))?;
-    Ok((config, descriptor.digest.to_string()))
+    config: &Descriptor,
+) -> Result<ImageConfig, ResolveError> {
+    let bytes = session.get_blob_bytes(reference.repository(), config, LARGEST_MANIFEST).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| not_an_image(reference, format!("its config cannot be read: {error}")))
 }
 
 /// The warnings about a platform that is right, or not quite.
@@ -220,6 +215,7 @@ fn published_platform(declared: &Platform, entry: &Descriptor, config: &ImageCon
         os_version: written.os_version.clone().or(from_config),
         os_features: os_features.clone(),
         variant: own.or(declared.variant()).map(str::to_owned),
+        others: BTreeMap::new(),
     }
 }
 

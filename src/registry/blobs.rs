@@ -21,6 +21,9 @@ use super::session::{Content, Request, Session};
 use super::transport::Pace;
 use super::upload::{Upload, header};
 
+/// The largest blob that is sent without waiting for a turn, in bytes.
+const SMALL: u64 = 256 * 1024;
+
 /// How a blob came to be in its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
@@ -214,7 +217,12 @@ impl Session {
         if self.has_blob(target, &blob.digest).await? {
             return Ok(self.delivered(target, blob, Delivery::Present));
         }
-        let _turn = self.client().turn_to_send().await;
+        let host = self.client().host(target.host());
+        // What is small takes little memory, and more time on the way than in sending.
+        let _turn = match blob.size > SMALL {
+            true => Some(self.client().turn_to_send(&host).await),
+            false => None,
+        };
         self.observer().begun(target, blob);
         self.upload(target, blob, store, opened).await?;
         Ok(self.delivered(target, blob, Delivery::Uploaded))

@@ -29,6 +29,16 @@ impl Challenge {
         bearer.or_else(|| offers.iter().any(|offer| offer.is("basic")).then_some(Self::Basic))
     }
 
+    /// The same for any request.
+    pub(crate) fn without_scope(&self) -> Self {
+        match self {
+            Self::Bearer { realm, service, .. } => {
+                Self::Bearer { realm: realm.clone(), service: service.clone(), scope: None }
+            }
+            Self::Basic => Self::Basic,
+        }
+    }
+
     /// Whether the token was good and only did not allow this: RFC 6750, section 3.1.
     pub(crate) fn is_insufficient_scope(headers: &HeaderMap) -> bool {
         offers(headers)

@@ -9,6 +9,7 @@ use oci_client::manifest::{
     IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::digest::Digest;
 
@@ -129,6 +130,9 @@ pub struct DescriptorPlatform {
     /// The variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+    /// What else is written there, such as the `features` of Docker manifest lists; kept where an index is edited.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
 }
 
 impl Descriptor {

@@ -4,16 +4,21 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
+
 use super::challenge::Challenge;
 use super::limit::Limit;
 
+/// How many blobs are sent to one host at once.
+const MOST_SENDERS: usize = 8;
+
 /// What is known of one host.
-#[derive(Default)]
 pub(crate) struct HostState {
     challenge: Mutex<Option<Challenge>>,
     part: AtomicU64,
     no_mounts: AtomicBool,
     limit: Limit,
+    senders: Semaphore,
     several_tags: Mutex<SeveralTags>,
 }
 
@@ -29,7 +34,15 @@ enum SeveralTags {
 impl HostState {
     /// Nothing is known yet, but how many requests at once the settings allow.
     pub(crate) fn allowing(most: Option<NonZeroUsize>) -> Self {
-        Self { limit: most.map_or_else(Limit::default, |most| Limit::of(most.get())), ..Self::default() }
+        let senders = most.map_or(MOST_SENDERS, |most| most.get().min(MOST_SENDERS));
+        Self {
+            challenge: Mutex::default(),
+            part: AtomicU64::default(),
+            no_mounts: AtomicBool::default(),
+            limit: most.map_or_else(Limit::default, |most| Limit::of(most.get())),
+            senders: Semaphore::new(senders),
+            several_tags: Mutex::default(),
+        }
     }
 
     /// What the host wanted the last time; saves the request that only finds out.
@@ -37,8 +50,13 @@ impl HostState {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn remember(&self, challenge: Challenge) {
-        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+    /// Without the scope, which is that of one request to one repository.
+    pub(crate) fn remember(&self, challenge: &Challenge) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.without_scope());
+    }
+
+    pub(crate) fn forget_challenge(&self) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The size of the parts in which uploads are sent, in bytes; none to send them whole.
@@ -57,6 +75,11 @@ impl HostState {
 
     pub(crate) fn remember_no_mounts(&self) {
         self.no_mounts.store(true, Ordering::Relaxed);
+    }
+
+    /// Turns to send it blobs.
+    pub(crate) fn senders(&self) -> &Semaphore {
+        &self.senders
     }
 
     /// How many requests it takes at once.

@@ -282,7 +282,7 @@ impl Client {
             match self.send(&operation, Message::get(url)).await {
                 Ok(response) => {
                     if let Some(challenge) = Challenge::from_headers(response.headers()) {
-                        self.host(host).remember(challenge);
+                        self.host(host).remember(&challenge);
                     }
                     return Ok(());
                 }

@@ -8,8 +8,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// once, are 64.
 const MOST: usize = 64;
 
-/// A bound that halves with every complaint (`429`) and grows by one after as many quiet answers as it allows at once:
-/// what TCP does with its window (RFC 5681).
+/// A bound that halves when the host complains (`429`) and grows by one after as many quiet answers as it allows at
+/// once: what TCP does with its window (RFC 5681). Complaints about what was sent before it halved count no more.
 pub(crate) struct Limit {
     turns: Semaphore,
     state: Mutex<State>,
@@ -23,12 +23,15 @@ struct State {
     surplus: usize,
     /// Answers without complaint since the bound last changed.
     quiet: usize,
+    /// How often the bound was halved.
+    halvings: u64,
 }
 
 /// The right to one request.
 pub(crate) struct Turn<'a> {
     limit: &'a Limit,
     permit: Option<SemaphorePermit<'a>>,
+    halvings: u64,
 }
 
 impl Default for Limit {
@@ -41,19 +44,31 @@ impl Limit {
     /// At most `most` at once, and at least one.
     pub(crate) fn of(most: usize) -> Self {
         let most = most.max(1);
-        let state = State { allowed: most, most, surplus: 0, quiet: 0 };
+        let state = State { allowed: most, most, surplus: 0, quiet: 0, halvings: 0 };
         Self { turns: Semaphore::new(most), state: Mutex::new(state) }
     }
 
     /// Waits for a turn, first come, first served.
     pub(crate) async fn enter(&self) -> Turn<'_> {
-        Turn { limit: self, permit: self.turns.acquire().await.ok() }
+        let permit = self.turns.acquire().await.ok();
+        let mut turn = self.pass();
+        turn.permit = permit;
+        turn
     }
 
-    /// Tells how a request was answered.
-    pub(crate) fn learn(&self, complained: bool) {
+    /// A turn that is not waited for and not counted, for what is bounded elsewhere.
+    pub(crate) fn pass(&self) -> Turn<'_> {
+        let halvings = self.state.lock().unwrap_or_else(PoisonError::into_inner).halvings;
+        Turn { limit: self, permit: None, halvings }
+    }
+
+    fn learn(&self, complained: bool, halvings: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if complained {
+            if halvings < state.halvings {
+                return;
+            }
+            state.halvings += 1;
             let allowed = (state.allowed / 2).max(1);
             let fewer = state.allowed - allowed;
             state.surplus += fewer - self.turns.forget_permits(fewer);
@@ -68,6 +83,13 @@ impl Limit {
                 _ => state.surplus -= 1,
             }
         }
+    }
+}
+
+impl Turn<'_> {
+    /// Tells how the request was answered.
+    pub(crate) fn answered(self, complained: bool) {
+        self.limit.learn(complained, self.halvings);
     }
 }
 
@@ -97,8 +119,7 @@ mod tests {
 
     async fn answers(limit: &Limit, count: usize, complained: bool) {
         for _ in 0..count {
-            drop(limit.enter().await);
-            limit.learn(complained);
+            limit.enter().await.answered(complained);
         }
     }
 
@@ -125,14 +146,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn complaints_about_one_burst_halve_the_bound_once() {
+        let limit = Limit::of(8);
+        let mut burst = Vec::new();
+        for _ in 0..8 {
+            burst.push(limit.enter().await);
+        }
+        for turn in burst {
+            turn.answered(true);
+        }
+        assert_eq!(free(&limit), 4);
+    }
+
+    #[tokio::test]
     async fn turns_that_are_out_when_the_bound_falls_are_withdrawn_as_they_come_back() {
         let limit = Limit::of(4);
         let mut out = Vec::new();
         for _ in 0..4 {
             out.push(limit.enter().await);
         }
-        limit.learn(true);
-        out.pop();
+        out.pop().unwrap().answered(true);
         assert_eq!(free(&limit), 0, "three are out where two are allowed");
         out.pop();
         out.pop();

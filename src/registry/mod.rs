@@ -10,6 +10,7 @@
 //!
 //! Specifications: OCI distribution 1.1, Docker's token authentication, RFC 7235 and 9110.
 
+mod authorization;
 mod blob_reader;
 mod blobs;
 mod challenge;

@@ -1,16 +1,14 @@
 //! Requests on behalf of one keyring: authorised, tried again, their failures explained.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::HeaderMap;
 use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio::sync::Notify;
 
+use super::authorization::Authorization;
 use super::blobs::Delivery;
 use super::challenge::Challenge;
 use super::credentials::{Credential, Keyring};
@@ -19,8 +17,7 @@ use super::error::{Error, Kind, Operation};
 use super::reference::Repository;
 use super::retry::Retry;
 use super::scope::Scopes;
-use super::token::{Token, TokenAnswer, TokenKey};
-use super::transport::{Client, Message, SMALL_ANSWER};
+use super::transport::{Client, Message};
 
 /// For how many repositories that may be mounted from a token is asked for at once; servers limit what they read.
 const MOST_FORESEEN: usize = 8;
@@ -37,7 +34,9 @@ pub struct Session {
     /// Whether mirrors are asked for what is read.
     mirrored: bool,
     /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
-    foreseen: Arc<HashMap<Repository, Scopes>>,
+    pub(super) foreseen: Arc<HashMap<Repository, Scopes>>,
+    /// Where that was refused.
+    pub(super) narrow: Arc<Mutex<HashSet<Repository>>>,
     observer: Arc<dyn Observer>,
 }
 
@@ -106,17 +105,11 @@ impl Content {
     }
 }
 
-/// An `Authorization` header, and the cached token behind it.
-struct Authorization {
-    header: HeaderValue,
-    token: Option<(TokenKey, String)>,
-}
-
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
         let retry = client.retry().clone();
-        let (good, foreseen, observer) = (Arc::default(), Arc::default(), Arc::new(()));
-        Self { client, keyring, good, retry, mirrored: true, foreseen, observer }
+        let (good, foreseen, narrow) = Default::default();
+        Self { client, keyring, good, retry, mirrored: true, foreseen, narrow, observer: Arc::new(()) }
     }
 
     /// The same session, for who has to know what the registry itself has.
@@ -240,7 +233,7 @@ impl Session {
         let registry = self.url(&request.operation, request.repository, "")?.origin();
         let authorization = match self.client.host(host).challenge() {
             Some(challenge) if request.url.origin() == registry => {
-                self.authorize(request, credential, &challenge).await?
+                self.authorize_again(request, credential, &challenge).await?
             }
             _ => None,
         };
@@ -264,7 +257,7 @@ impl Session {
         let Some(challenge) = Challenge::from_headers(response.headers()) else {
             return self.client.success(&request.operation, response).await;
         };
-        self.client.host(host).remember(challenge.clone());
+        self.client.host(host).remember(&challenge);
         if !request.content.is_repeatable() {
             // The next attempt, with a stream of its own, gets a new token.
             return Err(self.client.refusal(&request.operation, response).await.worth_retrying());
@@ -316,164 +309,9 @@ impl Session {
         };
         self.client.send(&request.operation, message).await
     }
-
-    fn scopes(&self, request: &Request<'_>) -> Scopes {
-        match self.foreseen.get(request.repository) {
-            Some(foreseen) => foreseen.clone().and_all(&request.scopes),
-            None => request.scopes.clone(),
-        }
-    }
-
-    /// The answer to a challenge; none if it wants a credential and there is none.
-    async fn authorize(
-        &self,
-        request: &Request<'_>,
-        credential: Option<&Credential>,
-        challenge: &Challenge,
-    ) -> Result<Option<Authorization>, Error> {
-        let operation = &request.operation;
-        let simple = |header| Ok(Some(Authorization { header, token: None }));
-        match (credential, challenge) {
-            (Some(Credential::RegistryToken(token)), _) => simple(bearer(operation, token)?),
-            (Some(Credential::Basic { username, password }), Challenge::Basic) => {
-                simple(basic(operation, username, password)?)
-            }
-            (Some(Credential::IdentityToken { username, token }), Challenge::Basic) => {
-                simple(basic(operation, username, token)?)
-            }
-            (None, Challenge::Basic) => Ok(None),
-            (_, Challenge::Bearer { realm, service, scope }) => {
-                let key = TokenKey {
-                    host: request.repository.host().to_owned(),
-                    realm: realm.clone(),
-                    service: service.clone(),
-                    identity: credential.map(Credential::identity),
-                    scopes: self
-                        .scopes(request)
-                        .and(&own_scopes(request, scope.as_deref().unwrap_or_default())),
-                };
-                let token = self.client.tokens().get(&key, self.token(request, &key, credential)).await?;
-                Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))
-            }
-        }
-    }
-
-    /// Asks the realm for a token: distribution spec, "Token authentication" and "OAuth2 token authentication".
-    async fn token(
-        &self,
-        request: &Request<'_>,
-        key: &TokenKey,
-        credential: Option<&Credential>,
-    ) -> Result<Token, Error> {
-        let operation = request.operation.step("asking for a token");
-        let malformed = |cause: &str| operation.error(Kind::Malformed, cause);
-        let realm: Url =
-            key.realm.parse().map_err(|_| malformed("the registry's token realm is no address"))?;
-        self.client.check_scheme(&operation, &request.url, &realm)?;
-        let asked = Instant::now();
-        let response = match credential {
-            Some(Credential::IdentityToken { username, token }) => {
-                let exchanged = self.exchange(&operation, &realm, key, token).await?;
-                match exchanged.status().as_u16() {
-                    // Servers without the exchange take the token for a password.
-                    400 | 401 | 404 | 405 => {
-                        let header = basic(&operation, username, token)?;
-                        self.ask(&operation, &realm, key, Some(header)).await?
-                    }
-                    _ => exchanged,
-                }
-            }
-            Some(Credential::Basic { username, password }) => {
-                self.ask(&operation, &realm, key, Some(basic(&operation, username, password)?)).await?
-            }
-            _ => self.ask(&operation, &realm, key, None).await?,
-        };
-        let body = self
-            .client
-            .read(&operation, self.client.success(&operation, response).await?, SMALL_ANSWER)
-            .await?;
-        let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
-        answer
-            .and_then(|answer| answer.into_token(asked))
-            .ok_or_else(|| malformed("the token server's answer has no token"))
-    }
-
-    async fn ask(
-        &self,
-        operation: &Operation,
-        realm: &Url,
-        key: &TokenKey,
-        authorization: Option<HeaderValue>,
-    ) -> Result<Response, Error> {
-        let mut url = realm.clone();
-        {
-            let mut query = url.query_pairs_mut();
-            query.extend_pairs(key.service.iter().map(|service| ("service", service)));
-            query.extend_pairs(key.scopes.texts().map(|scope| ("scope", scope)));
-        }
-        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        let message =
-            Message { method: Method::GET, url, headers, authorization, body: None, progress: None };
-        self.client.send(operation, message).await
-    }
-
-    async fn exchange(
-        &self,
-        operation: &Operation,
-        realm: &Url,
-        key: &TokenKey,
-        token: &str,
-    ) -> Result<Response, Error> {
-        let scopes: Vec<String> = key.scopes.texts().collect();
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("client_id", "multiarch-operator"),
-            ("service", key.service.as_deref().unwrap_or_default()),
-            ("scope", &scopes.join(" ")),
-            ("refresh_token", token),
-        ];
-        // A query is encoded as a form is, so an address without its own query serves as the encoder.
-        let mut encoder = realm.clone();
-        encoder.set_query(None);
-        encoder.query_pairs_mut().extend_pairs(form);
-        let form = encoder.query().unwrap_or_default().to_owned();
-        let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
-        let message = Message {
-            method: Method::POST,
-            url: realm.clone(),
-            headers,
-            authorization: None,
-            body: Some(form.into()),
-            progress: None,
-        };
-        self.client.send(operation, message).await
-    }
-}
-
-/// What the registry asked for, if it is this repository that it asked for: it may have been on another occasion.
-fn own_scopes(request: &Request<'_>, asked: &str) -> String {
-    let own = format!("repository:{}:", request.repository.path());
-    let is_own = |scope: &&str| !scope.starts_with("repository:") || scope.starts_with(&own);
-    asked.split_whitespace().filter(is_own).collect::<Vec<_>>().join(" ")
 }
 
 fn no_credential(request: &Request<'_>) -> Error {
     let cause = format!("authentication required, and no credential matches {}", request.repository);
     request.operation.error(Kind::Unauthorized, cause)
-}
-
-fn bearer(operation: &Operation, token: &str) -> Result<HeaderValue, Error> {
-    secret_header(operation, format!("Bearer {token}"))
-}
-
-fn basic(operation: &Operation, username: &str, password: &str) -> Result<HeaderValue, Error> {
-    secret_header(operation, format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
-}
-
-fn secret_header(operation: &Operation, text: String) -> Result<HeaderValue, Error> {
-    let mut header = HeaderValue::from_str(&text)
-        .map_err(|_| operation.error(Kind::Malformed, "a token has characters that no header may have"))?;
-    header.set_sensitive(true);
-    Ok(header)
 }

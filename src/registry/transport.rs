@@ -29,7 +29,7 @@ const SLOWEST: u64 = 1024;
 /// How many redirects of one request are followed.
 const MOST_REDIRECTS: usize = 5;
 /// How many blobs are sent at once, by everyone together: each takes the memory of some network frames.
-const MOST_SENDERS: usize = 8;
+const MOST_SENDERS: usize = 32;
 /// How many hosts are remembered.
 const MOST_HOSTS: usize = 1024;
 
@@ -124,9 +124,11 @@ impl Client {
         &self.0.http
     }
 
-    /// Waits until fewer than [`MOST_SENDERS`] blobs are being sent. First come, first served.
-    pub(crate) async fn turn_to_send(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.turns.acquire().await.ok()
+    /// Waits until few enough blobs are being sent, to this host and altogether. First come, first served; a host that
+    /// is slow holds up only what goes there, until many are.
+    pub(crate) async fn turn_to_send<'a>(&'a self, host: &'a HostState) -> [Option<SemaphorePermit<'a>>; 2] {
+        let there = host.senders().acquire().await.ok();
+        [there, self.0.turns.acquire().await.ok()]
     }
 
     /// What is known of `host`.
@@ -172,14 +174,13 @@ impl Client {
             // A stream has waited for its turn to send, and may need the host once more before it ends: for the rest of
             // its source.
             let turn = match is_stream {
-                true => None,
-                false => Some(host.limit().enter().await),
+                true => host.limit().pass(),
+                false => host.limit().enter().await,
             };
             self.0.requests.fetch_add(1, Ordering::Relaxed);
             let answer = moving(limit, &progress, request.send()).await;
             let response = answered(operation, &url, answer)?;
-            drop(turn);
-            host.limit().learn(response.status() == StatusCode::TOO_MANY_REQUESTS);
+            turn.answered(response.status() == StatusCode::TOO_MANY_REQUESTS);
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);

@@ -1,6 +1,7 @@
 //! The upload of one blob: whole, or in parts where the registry wants it so; resumed, or given up properly.
 
 use std::mem;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -276,7 +277,12 @@ impl Session {
     ) -> Result<(), Error> {
         let opened = Mutex::new(opened);
         let body = PartialBody::new(BlobReader::new(store, blob), self, blob);
+        let attempts = AtomicU32::new(0);
         let attempt = || async {
+            // The answer to what arrived may have been lost on its way back.
+            if attempts.fetch_add(1, Ordering::Relaxed) > 0 && self.has_blob(target, &blob.digest).await? {
+                return Ok(Ok(()));
+            }
             let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
             let upload = async {
                 match opened {

@@ -55,9 +55,14 @@ impl Registry {
         )
     }
 
-    /// One that lets everyone push and keeps what it has below `folder` as long as it runs.
+    /// One that lets everyone push and keeps what it has below `folder` as long as it runs; with the cache that
+    /// distribution's own image has.
     pub fn storing_in(folder: &Path) -> Self {
-        Self::serve(&devcluster_program("registry"), json!({}), None, Self::directory_in(folder))
+        let cache = json!({"storage": {"cache": {"blobdescriptor": "inmemory"}}});
+        let mut command = Command::new(devcluster_program("registry"));
+        // It takes 4 MiB for every blob that is read. On a machine of its own it collects its garbage beside the work.
+        command.env("GOGC", "800");
+        Self::serve(command, cache, None, Self::directory_in(folder))
     }
 
     /// One that differs in its configuration.
@@ -75,11 +80,11 @@ impl Registry {
         changes: Value,
         credentials: Option<(&'static str, &'static str)>,
     ) -> Self {
-        Self::serve(program, changes, credentials, Self::directory())
+        Self::serve(Command::new(program), changes, credentials, Self::directory())
     }
 
     fn serve(
-        program: &Path,
+        mut command: Command,
         changes: Value,
         credentials: Option<(&'static str, &'static str)>,
         directory: PathBuf,
@@ -99,7 +104,6 @@ impl Registry {
         // YAML includes JSON.
         let file = directory.join("config.yml");
         std::fs::write(&file, config.to_string()).unwrap();
-        let mut command = Command::new(program);
         // Nobody collects its traces.
         command.env("OTEL_TRACES_EXPORTER", "none");
         let mut registry = Self::launch(command, &["serve", file.to_str().unwrap()], directory);
