@@ -14,9 +14,13 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Says a line on standard error, without tearing bars apart. Nobody may be listening.
 ///
-/// Others wrote a part of it, and nobody else than us ends lines or moves the cursor.
+/// Others wrote a part of it: the cursor stays where it is, and lines after the first are indented, so that none of them
+/// looks like a line of ours.
 pub fn say(line: &str) {
-    let line: String = line.split('\n').map(readable).collect::<Vec<_>>().join("\n");
+    let indent =
+        |line: &str| if line.starts_with("  ") { readable(line) } else { format!("  {}", readable(line)) };
+    let (first, others) = line.split_once('\n').unwrap_or((line, ""));
+    let line = others.lines().fold(readable(first), |text, line| text + "\n" + &indent(line));
     BARS.suspend(|| {
         let _ = writeln!(anstream::AutoStream::auto(io::stderr().lock()), "{line}");
     });
