@@ -194,3 +194,26 @@ async fn requests_are_logged_when_asked_for_and_secrets_never() {
     verbose.env("RUST_LOG", "trace");
     assert!(run(verbose).await.ok().stderr.contains(&registry.host));
 }
+
+#[tokio::test]
+async fn what_is_asked_of_registries_is_told_when_it_is_wanted_and_no_password_with_it() {
+    let registry = Registry::with_password();
+    registry.push_image("team/web", "1", "linux/amd64").await;
+    let name = format!("{}/team/web:1", registry.host);
+    let mut inspect = command(&["index", "inspect", &name, "-v", "--username", USER, "--password-stdin"]);
+    let mut child = inspect
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut stdin = child.stdin.take().expect("standard input");
+    stdin.write_all(PASSWORD.as_bytes()).await.expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains(&format!("GET {}/v2/team/web/manifests/1: 401", registry.host)), "{told}");
+    assert!(told.contains(&format!("GET {}/v2/team/web/manifests/1: 200", registry.host)), "{told}");
+    assert!(!told.contains(PASSWORD), "{told}");
+}

@@ -228,7 +228,7 @@ async fn what_is_written_to_is_not_asked_of_mirrors() {
 }
 
 #[tokio::test]
-async fn what_is_changed_is_read_from_the_registry_itself() {
+async fn what_is_changed_or_inspected_is_read_from_the_registry_itself() {
     let (registry, mirror) = (Registry::anonymous(), FaultServer::start(good).await);
     let image = registry.push_image("team/web", "1-amd64", "linux/amd64").await;
     let platform = json!({"platform": {"os": "linux", "architecture": "amd64"}});
@@ -248,7 +248,6 @@ async fn what_is_changed_is_read_from_the_registry_itself() {
 
     run(&["annotate", &target, "--annotation", "a=b"]).await;
     run(&["create", &target, "--amend", "--image", &source, "--annotation", "c=d"]).await;
-    assert_eq!(mirror.lines(), [""; 0]);
     run(&["inspect", "--raw", &target]).await;
-    assert_eq!(mirror.lines(), ["GET /v2/team/web/manifests/1"]);
+    assert_eq!(mirror.lines(), [""; 0]);
 }

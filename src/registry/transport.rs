@@ -181,6 +181,8 @@ impl Client {
             let answer = moving(limit, &progress, request.send()).await;
             let response = answered(operation, &url, answer)?;
             turn.answered(response.status() == StatusCode::TOO_MANY_REQUESTS);
+            // Without the query, which may be signed.
+            tracing::debug!("{method} {}{}: {}", authority(&url), url.path(), response.status().as_u16());
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
