@@ -1,5 +1,6 @@
 //! What the operator costs and how fast it is, measured on the development cluster and printed as a table. These are
-//! figures to look at, not tests: machines are noisy. `BENCH_STEADY=<seconds>` sets the length of the steady window.
+//! figures to look at, not tests: machines are noisy. `BENCH_STEADY=<seconds>` sets the length of the steady window, and
+//! `BENCH_IMAGES` how many images there are in it.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a measuring program")]
 
 #[path = "../tests/support/mod.rs"]
@@ -12,11 +13,13 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use multiarch::api::MultiArchImage;
+use multiarch::registry::Digest;
 use serde_json::{Value, json};
 use support::images::Push;
 use support::operator::{Operator, Start};
 use support::proxy::{Counts, Proxy};
-use support::{Rig, World};
+use support::{Rig, World, has_condition};
 
 const PLATFORMS: [&str; 8] = [
     "linux/amd64",
@@ -68,7 +71,7 @@ impl Bench {
         }
         self.counts_from_zero();
         let spec =
-            json!({"target": {"repository": self.repository(to), "tags": ["1.0"]}, "platforms": entries});
+            json!({"target": {"repository": self.repository(to), "tags": [name]}, "platforms": entries});
         self.world.apply(name, spec).await;
         self.world.until_ready(name).await;
     }
@@ -169,6 +172,42 @@ async fn many(bench: &Bench, count: usize) {
         &format!("{count} images from the first's creation to the last's Ready"),
         format!("{:.1?}", began.elapsed()),
     );
+    row(
+        "of them a source tag and a published tag each, looked at every 10 min: requests an hour",
+        count * 2 * 6,
+    );
+}
+
+/// Somebody moves a tag: how long until it is right again? With an interval of 10 s, 15 s are allowed.
+async fn correction(bench: &Bench) {
+    println!("\nA moved tag is corrected");
+    let repository = bench.repository("moved");
+    let push = Push::to(&repository);
+    push.image("amd64", "linux/amd64", "moved").await;
+    let spec = json!({
+        "target": {"repository": repository, "tags": ["latest"]},
+        "platforms": [{"platform": "linux/amd64", "image": format!("{repository}:amd64")}],
+        "interval": "10s",
+    });
+    bench.world.apply("moved", spec).await;
+    let image = bench.world.until_ready("moved").await;
+    let expected = image.status.and_then(|status| status.digest);
+    let mut times = Vec::new();
+    for _ in 0..6 {
+        let began = Instant::now();
+        push.point("latest", "amd64").await;
+        bench.world.until("moved", "drifted", |image| has_condition(image, "Drifted", "True")).await;
+        let is_corrected = |image: &MultiArchImage| {
+            image.status.as_ref().is_some_and(|status| status.condition("Drifted").is_none())
+        };
+        bench.world.until("moved", "corrected", is_corrected).await;
+        let held = push.read("latest").await.map(|bytes| Digest::sha256(&bytes).to_string());
+        assert_eq!(held, expected, "it is right again");
+        times.push(began.elapsed());
+    }
+    times.sort();
+    row("6 times, interval 10 s: median", format!("{:.1?}", times[times.len() / 2]));
+    row("slowest", format!("{:.1?}", times[times.len() - 1]));
 }
 
 /// Nothing changes: what does the operator ask and write all the same?
@@ -196,6 +235,9 @@ async fn main() {
     let bench = Bench::start().await;
     requests(&bench).await;
     latency(&bench).await;
-    many(&bench, 100).await;
+    let images = std::env::var("BENCH_IMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+    correction(&bench).await;
+    bench.world.api::<MultiArchImage>().delete("moved", &Default::default()).await.expect("it is deleted");
+    many(&bench, images).await;
     steady(&bench, Duration::from_secs(seconds)).await;
 }

@@ -1,11 +1,12 @@
 //! What must be true whatever the input is. One function a fuzz target; `tests/corpus.rs` runs them on the corpus.
 #![allow(dead_code, reason = "every fuzz target uses one of them")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use multiarch::dockerfile::{BaseImage, BuildParameters, DockerfileError, base_images, frontend};
 use multiarch::fuzzing;
 use multiarch::image::{AssembledIndex, ImageConfig, ImageManifest, Index, ProgramFinding};
 use multiarch::platform::Platform;
@@ -117,6 +118,63 @@ fn check_assembled(index: &Index) {
     assert_eq!(fuzzing::media_type(&assembled.bytes, None).as_ref(), Some(&assembled.descriptor.media_type));
     let read: Index = serde_json::from_slice(&assembled.bytes).unwrap();
     assert_eq!(read.manifests, index.manifests);
+}
+
+/// What a Dockerfile needs is told once and in order, and who knows less of the builder refuses nothing more.
+pub fn dockerfile(input: &[u8]) {
+    let amd64: Platform = "linux/amd64".parse().unwrap();
+    let known = needed(input, Some(&amd64));
+    let frontend = frontend(input);
+    match &known {
+        Ok(images) => check_told(input, images),
+        Err(DockerfileError { line, reason }) => {
+            assert!(line.is_none_or(|line| (1..=lines(input)).contains(&line)), "{line:?}");
+            assert!(
+                !reason.is_empty() && reason.chars().count() <= 401 && !reason.contains(char::is_control)
+            );
+        }
+    }
+    if let Ok(images) = &known {
+        let pairs = |images: &[BaseImage]| -> BTreeSet<(String, Platform)> {
+            images.iter().map(|image| (image.reference.clone(), image.platform.clone())).collect()
+        };
+        let unknown = needed(input, None).expect("nothing is refused for want of knowledge");
+        check_told(input, &unknown);
+        assert!(pairs(&unknown).is_subset(&pairs(images)));
+    }
+    if !input.contains(&b'\r') {
+        let lines: Vec<&[u8]> = input.split(|&byte| byte == b'\n').collect();
+        let windows = lines.join(&b"\r\n"[..]);
+        assert_eq!(needed(&windows, Some(&amd64)), known, "with the ends of lines of Windows");
+        assert_eq!(multiarch::dockerfile::frontend(&windows), frontend);
+    }
+}
+
+fn needed(input: &[u8], build_platform: Option<&Platform>) -> Result<Vec<BaseImage>, DockerfileError> {
+    let arguments = [("VERSION", "1.2"), ("EMPTY", "")];
+    let arguments = arguments.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let contexts = [("context".to_owned(), "docker-image://alpine".to_owned())].into();
+    let arm: Platform = "linux/arm/v7".parse().unwrap();
+    let build = BuildParameters {
+        arguments: &arguments,
+        target: None,
+        target_platform: &arm,
+        build_platform,
+        contexts: &contexts,
+    };
+    base_images(input, &build)
+}
+
+fn lines(input: &[u8]) -> usize {
+    input.split(|&byte| byte == b'\n').count()
+}
+
+fn check_told(input: &[u8], images: &[BaseImage]) {
+    assert!(images.is_sorted_by_key(|image| image.line));
+    assert!(images.iter().all(|image| (1..=lines(input)).contains(&image.line)));
+    assert!(images.iter().all(|image| !image.reference.is_empty() && !image.stage.is_empty()));
+    let each: BTreeSet<_> = images.iter().map(|image| (&image.reference, &image.platform)).collect();
+    assert_eq!(each.len(), images.len(), "each once");
 }
 
 /// A challenge says the same when it is written properly. Every line is a header of its own.

@@ -31,29 +31,29 @@ async fn a_sample_of_sources_alone_is_published_without_a_cluster() {
     for (tag, platform) in
         [("1.4.2-amd64", "linux/amd64"), ("1.4.2-arm64", "linux/arm64"), ("arm", "linux/arm")]
     {
-        images.push(push_real_image(&registry, "team-a/web", tag, platform).await.digest.to_string());
+        images.push(push_real_image(&registry, "team-a/proxy", tag, platform).await.digest.to_string());
     }
     let sample = std::fs::read_to_string(root().join("config/samples/sources.yaml")).unwrap();
     let placeholder =
-        "ghcr.io/acme/web@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        "ghcr.io/acme/proxy@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     assert!(sample.contains(placeholder));
     let sample = sample
-        .replace(placeholder, &format!("{}/team-a/web@{}", registry.host, images[2]))
+        .replace(placeholder, &format!("{}/team-a/proxy@{}", registry.host, images[2]))
         .replace("registry.example.com", &registry.host);
 
     let command = Multiarch::new(&registry);
     let planned = command.with_input(&sample).run(&["index", "apply", "--dry-run", "-o", "json", "-f", "-"]);
     assert_eq!(planned.code, 0, "{}", planned.errors);
-    let tags = registry.session().head_manifest(&layouts::reference(&registry, "team-a/web:latest")).await;
+    let tags = registry.session().head_manifest(&layouts::reference(&registry, "team-a/proxy:latest")).await;
     assert_eq!(tags.unwrap(), None, "nothing was written");
 
     let applied = command.with_input(&sample).run(&["index", "apply", "-f", "-"]);
     assert_eq!(applied.code, 0, "{}", applied.errors);
     assert!(applied.errors.contains("registrySecrets are those of a cluster"), "{}", applied.errors);
     for tag in ["1.4.2", "1.4", "latest"] {
-        assert_eq!(raw(&registry, "team-a/web", tag).await, planned.output.as_bytes(), "{tag}");
+        assert_eq!(raw(&registry, "team-a/proxy", tag).await, planned.output.as_bytes(), "{tag}");
         assert!(
-            applied.output.contains(&format!("{}/team-a/web:{tag}@sha256:", registry.host)),
+            applied.output.contains(&format!("{}/team-a/proxy:{tag}@sha256:", registry.host)),
             "{}",
             applied.output
         );

@@ -46,3 +46,8 @@ fn docker_configurations_keep_their_properties() {
 fn layers_keep_their_properties() {
     run("layer", properties::layer);
 }
+
+#[test]
+fn dockerfiles_keep_their_properties() {
+    run("dockerfile", properties::dockerfile);
+}

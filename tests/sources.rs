@@ -184,7 +184,7 @@ async fn a_registry_that_is_down_is_waited_for() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let down = listener.local_addr().expect("an address");
     drop(listener);
-    let _operator = Operator::start(&world);
+    let _operator = Start::new(&world).plain_http(&down.to_string()).run();
     let spec = json!({
         "target": {"repository": world.repository("web"), "tags": ["1.0"]},
         "platforms": [source("linux/amd64", &format!("{down}/web:1.0"))],

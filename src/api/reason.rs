@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $(#[serde($serde:ident)])? $name:ident),+ $(,)?) => {
         /// Why a platform or an image is in its state. Stable: scripts and alerts match on these words.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-        pub enum Reason { $($(#[$doc])* $name),+ }
+        pub enum Reason { $($(#[doc = $doc])+ $(#[serde($serde)])? $name),+ }
 
         impl Reason {
             /// Every reason there is.
@@ -18,6 +18,11 @@ macro_rules! reasons {
             /// The word as it stands in a condition.
             pub fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => stringify!($name)),+ }
+            }
+
+            /// What it means, as a sentence for people: its line in this documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc),+).trim_ascii()),+ }
             }
         }
     };
@@ -56,6 +61,18 @@ reasons! {
     NoNodeForPlatform,
     /// Nodes of the platform exist and the scheduler accepts none of them.
     Unschedulable,
+    /// The build waits for its turn: the operator's limits, or Kueue.
+    Queued,
+    /// A base image of the Dockerfile has nothing for the platform.
+    BaseImagePlatformMissing,
+    /// A base image of the Dockerfile does not exist.
+    BaseImageNotFound,
+    /// The node that was to emulate the platform cannot.
+    EmulationUnavailable,
+    /// The remote builder does not answer, or refuses us.
+    RemoteBuilderUnavailable,
+    /// The build ran out of disk.
+    BuildDiskFull,
     /// The cluster makes no pod for the build's Job.
     PodNotCreated,
     /// The pod has a node and its container has not started yet.
@@ -70,7 +87,7 @@ reasons! {
     BuildTimeout,
     /// The build ended and its result is lost; it is built again.
     BuildResultLost,
-    /// The builder's own image cannot be pulled.
+    /// The builder's own image cannot be pulled, or the image that `spec.verify.run` is to run.
     ImagePullFailed,
     /// The build context, or the Dockerfile in it, does not exist.
     ContextNotFound,
@@ -86,11 +103,29 @@ reasons! {
     PushDenied,
     /// A tag exists with other content and is not to be moved.
     TagExists,
+    /// Another MultiArchImage, which is older, publishes under the same tag.
+    TagConflict,
+    /// Somebody else has moved or removed a published tag.
+    TagMoved,
+    /// The published tags are as they were published again.
+    DriftCorrected,
+    /// A resource was deleted and some of its tags could not be removed.
+    TagsKept,
     /// Content does not have the digest it was asked for by.
     DigestMismatch,
+    /// The program that an image starts was made for another platform.
+    BinaryMismatch,
+    /// The command of `spec.verify.run` is being run in a platform's image.
+    VerifyRunning,
+    /// The command of `spec.verify.run` failed in a platform's image.
+    VerifyRunFailed,
+    /// The operator's policies do not let the namespace publish there.
+    PolicyDenied,
+    /// A host that the spec names, or that a server leads to, is not spoken to.
+    HostDenied,
     /// The spec contradicts itself in a way the schema cannot see.
     InvalidSpec,
-    /// A Job of the name we need belongs to somebody else.
+    /// A Job or a pod of the name we need belongs to somebody else.
     JobConflict,
     /// The Kubernetes API refused a request.
     ClusterError,

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Toleration;
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{MultiArchImageStatus, rules};
+use super::{Build, MultiArchImageStatus, PlatformBuild, Resources, SecretReference, rules};
 
 /// One image for many platforms: where each platform comes from and where the index is published.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -43,6 +43,8 @@ use super::{MultiArchImageStatus, rules};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::build_where_no_image())]
+#[x_kube(validation = rules::other_systems_not_built_here())]
+#[x_kube(validation = rules::epoch_of_git())]
 pub struct MultiArchImageSpec {
     /// Where the index is published.
     pub target: Target,
@@ -54,14 +56,52 @@ pub struct MultiArchImageSpec {
     /// How the platforms without an `image` are built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<Build>,
+    /// What is checked before anything is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
     /// Secrets of type kubernetes.io/dockerconfigjson in this namespace, for every registry that is read
     /// or written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub registry_secrets: Vec<SecretReference>,
+    /// How often source tags and git refs are looked up again and the published tags are checked. Each image has its
+    /// own moment within the interval.
+    #[serde(default = "default_interval", deserialize_with = "super::duration::deserialize")]
+    #[schemars(with = "String", length(max = 32), extend("default" = "10m"))]
+    #[x_kube(validation = rules::interval())]
+    pub interval: Duration,
     /// While true nothing is done: running builds are stopped, what is published stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
+    /// What becomes of the published tags when the resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+impl MultiArchImageSpec {
+    /// `build`, if any platform is built by it.
+    pub fn build_in_use(&self) -> Option<&Build> {
+        self.build.as_ref().filter(|_| self.platforms.iter().any(|entry| entry.image.is_none()))
+    }
+
+    /// The entry of a platform as the spec writes it.
+    pub fn platform(&self, platform: &str) -> Option<&PlatformSource> {
+        self.platforms.iter().find(|entry| entry.platform == platform)
+    }
+}
+
+fn default_interval() -> Duration {
+    std::time::Duration::from_secs(600).into()
+}
+
+/// What becomes of the published tags when the resource is deleted.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// They stay.
+    #[default]
+    Retain,
+    /// Those that still point at what was published are removed. Images stay, for others may use them.
+    Delete,
 }
 
 /// A repository and the tags that the index gets in it.
@@ -79,16 +119,53 @@ pub struct Target {
     #[x_kube(validation = rules::tags_form())]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 128)))]
     pub tags: Vec<String>,
+    /// Also tags every platform's image, which keeps it from a registry's garbage collection: a template with {tag}, {os},
+    /// {arch} and {variant}, for example "{tag}-{os}-{arch}{-variant}". {-variant} is the variant with a dash before
+    /// it, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::platform_tag_form())]
+    #[schemars(length(min = 1, max = 128))]
+    pub platform_tag: Option<String>,
     /// The format of the index. Unset, it is Docker's only if every image is; images are never converted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<IndexFormat>,
     /// Annotations of the index.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = rules::annotation_keys_not_empty())]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
     /// What is done about a tag that exists with other content.
     #[serde(default)]
     pub tag_policy: TagPolicy,
+    /// What is done when somebody else has moved or removed a published tag.
+    #[serde(default)]
+    pub drift_policy: DriftPolicy,
+    /// Further repositories that get the same index under the same tags, after this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["repository".into()]))]
+    #[schemars(length(max = 8))]
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A further repository with the same index.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    /// Registry and repository, without tag and digest.
+    #[x_kube(validation = rules::repository_without_tag())]
+    #[x_kube(validation = rules::repository_form())]
+    #[schemars(length(min = 1, max = 255))]
+    pub repository: String,
+}
+
+/// What is done when somebody else has moved or removed a published tag.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriftPolicy {
+    /// It is published again.
+    #[default]
+    Correct,
+    /// The condition Drifted says so, and an event.
+    Report,
 }
 
 /// The format of an index.
@@ -119,6 +196,7 @@ pub struct PlatformSource {
     #[x_kube(validation = rules::platform_form())]
     #[x_kube(validation = rules::platform_os())]
     #[x_kube(validation = rules::platform_architecture())]
+    #[x_kube(validation = rules::platform_variant())]
     #[schemars(length(min = 1, max = 32))]
     pub platform: String,
     /// An existing image, by tag or digest. Of an index the one child for the platform is taken.
@@ -127,176 +205,132 @@ pub struct PlatformSource {
     #[x_kube(validation = rules::image_form())]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
+    /// What is done while no node can build the platform. Emulate, Fail and Skip apply at once where the cluster has
+    /// no node of the platform, or after `schedulingTimeout` where one is set.
+    #[serde(default)]
+    pub when_no_node: WhenNoNode,
+    /// The index may be published without this platform, which joins it when it is ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// What is different about this platform's build, merged over spec.build: maps key by key, all else as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<PlatformBuild>,
 }
 
-/// How an image is built, once per platform, by a Job on a node of that platform.
+/// What is done while no node can build a platform.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenNoNode {
+    /// It waits: clusters scale from zero. After `schedulingTimeout`, if one is set, the platform has failed.
+    #[default]
+    Wait,
+    /// It is built on any node, whose kernel emulates the platform (QEMU, registered with binfmt_misc).
+    Emulate,
+    /// The platform has failed.
+    Fail,
+    /// The index is published without the platform, which joins it when a node has come.
+    Skip,
+}
+
+/// What is checked before anything is published.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Build {
-    /// Where the files come from: exactly one of its fields.
-    #[x_kube(validation = rules::exactly_one_context())]
-    pub context: BuildContext,
-    /// Path of the Dockerfile within the context.
-    #[serde(default = "default_dockerfile")]
-    #[x_kube(validation = rules::relative_path("dockerfile"))]
-    #[schemars(length(min = 1, max = 512))]
-    pub dockerfile: String,
-    /// The stage to build; the last one when unset.
+pub struct Verify {
+    /// Whether every base image of a Dockerfile offers the platform, asked before a build begins.
+    #[serde(default)]
+    pub base_images: Enforcement,
+    /// Whether the os, architecture and variant in an image's config are those of the platform.
+    #[serde(default)]
+    pub platform: Enforcement,
+    /// Whether the program that an image starts was made for the platform: by the header of its file, ELF or PE. What
+    /// nobody can tell is no mistake.
+    #[serde(default = "Enforcement::warn")]
+    #[schemars(extend("default" = "Warn"))]
+    pub binaries: Enforcement,
+    /// A command that every platform's image must run to a good end before it is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
-    pub target: Option<String>,
-    /// Build arguments, as by --build-arg.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[x_kube(validation = rules::argument_names())]
-    #[schemars(extend("maxProperties" = 64))]
-    pub args: BTreeMap<String, BuildArgument>,
-    /// How long the build itself may take, from its container's start.
-    #[serde(default = "default_timeout")]
-    #[schemars(with = "String", length(max = 32), extend("default" = "1h"))]
+    pub run: Option<VerifyRun>,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Verify {
+            base_images: Enforcement::default(),
+            platform: Enforcement::default(),
+            binaries: Enforcement::warn(),
+            run: None,
+        }
+    }
+}
+
+/// A command that is run in each platform's image, in a pod on a node of that platform. It must end with exit code 0.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyRun {
+    /// The program and its arguments, in place of the image's entrypoint. No shell reads it, unless it is one:
+    /// ["/bin/sh", "-c", "…"]
+    #[x_kube(validation = rules::command_has_program())]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 4096)))]
+    pub command: Vec<String>,
+    /// How long it may take, from the start of its container: what the image takes to be pulled does not count.
+    #[serde(default = "default_run_timeout", deserialize_with = "super::duration::deserialize")]
+    #[schemars(with = "String", length(max = 32), extend("default" = "1m"))]
     #[x_kube(validation = rules::duration_positive("timeout"))]
     pub timeout: Duration,
-    /// How often a build that failed for a passing cause is tried again.
-    #[serde(default = "default_retries")]
-    #[schemars(range(min = 0, max = 10))]
-    pub retries: i32,
-    /// What the build's pod needs.
+    /// The user and group that it runs as, whatever the image says; never root.
+    #[serde(default = "default_run_user")]
+    #[x_kube(validation = rules::user_is_not_root())]
+    #[schemars(range(max = 2_147_483_647), extend("default" = 65532))]
+    pub run_as_user: i64,
+    /// What its pod needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<BuildPod>,
+    pub pod: Option<VerifyPod>,
 }
 
-fn default_dockerfile() -> String {
-    "Dockerfile".to_owned()
+fn default_run_timeout() -> Duration {
+    Duration::from(std::time::Duration::from_secs(60))
 }
 
-fn default_timeout() -> Duration {
-    Duration::from(std::time::Duration::from_secs(3600))
+/// What images without a user of their own call `nonroot`.
+fn default_run_user() -> i64 {
+    65532
 }
 
-fn default_retries() -> i32 {
-    2
-}
-
-/// The value of a build argument.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(transparent)]
-pub struct BuildArgument(#[schemars(length(max = 4096))] pub String);
-
-/// Where a build's files come from: exactly one of the fields.
+/// What the pod of a run needs beyond the platform, which always decides os and architecture. Node labels and
+/// tolerations are added to those of the platform's build.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct BuildContext {
-    /// A git repository over http or https.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub git: Option<GitContext>,
-    /// A ConfigMap of this namespace; each key is a file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_map: Option<LocalObjectReferenceRequired>,
-    /// A Dockerfile without any other file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inline: Option<InlineContext>,
-}
-
-/// A git repository. A ref is resolved to a commit once, and every platform builds that commit.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct GitContext {
-    /// http:// or https:// address of the repository, without credentials.
-    #[x_kube(validation = rules::git_url_scheme())]
-    #[x_kube(validation = rules::git_url_without_credentials())]
-    #[schemars(length(min = 1, max = 2048))]
-    pub url: String,
-    /// Branch, tag or full ref name; the remote's HEAD when neither this nor `commit` is set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::git_ref_form())]
-    #[schemars(length(min = 1, max = 255))]
-    pub r#ref: Option<String>,
-    /// The full commit to build, 40 or 64 hexadecimal digits. Wins over `ref`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::git_commit_form())]
-    #[schemars(length(max = 64))]
-    pub commit: Option<String>,
-    /// The folder of the repository that is the context.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rules::relative_path("subPath"))]
-    #[x_kube(validation = rules::sub_path_form())]
-    #[schemars(length(min = 1, max = 512))]
-    pub sub_path: Option<String>,
-}
-
-/// A build context that is a single Dockerfile.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct InlineContext {
-    /// The text of the Dockerfile, at most 64 KiB.
-    #[schemars(length(min = 1, max = 65536))]
-    pub dockerfile: String,
-}
-
-/// The name of an object of the same namespace.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct LocalObjectReferenceRequired {
-    /// Its name.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-}
-
-/// The name of a Secret of the same namespace.
-pub type SecretReference = LocalObjectReferenceRequired;
-
-/// What the build's pod needs beyond the platform, which always decides os and architecture.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct BuildPod {
-    /// Requests and limits of the builder's container.
+pub struct VerifyPod {
+    /// Requests and limits of the container: cpu, memory, ephemeral-storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Further node labels. kubernetes.io/os and kubernetes.io/arch are set by the platform.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[x_kube(validation = rules::node_selector_free_of_platform())]
-    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = rules::label_form("nodeSelector"))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: BTreeMap<String, String>,
     /// Taints the pod tolerates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(validation = rules::tolerations_form())]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
 }
 
-/// Compute resources by name: cpu, memory, ephemeral-storage.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Resources {
-    /// What the scheduler sets aside.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub requests: BTreeMap<String, Amount>,
-    /// What the container may not exceed.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub limits: BTreeMap<String, Amount>,
+/// How strict a check is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// What does not hold fails the platform.
+    #[default]
+    Enforce,
+    /// What does not hold is said in the platform's message.
+    Warn,
+    /// It is not checked.
+    Off,
 }
 
-/// An amount of a resource, as a number or as Kubernetes writes it: 2, 500m, 4Gi.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(untagged)]
-pub enum Amount {
-    /// 64 bits: an amount of memory in bytes, which Kubernetes' own IntOrString cannot hold.
-    Number(i64),
-    /// A number with a unit.
-    Text(String),
-}
-
-impl JsonSchema for Amount {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Amount".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "An amount of a resource, as a number or as Kubernetes writes it: 2, 500m, 4Gi.",
-            "x-kubernetes-int-or-string": true,
-        })
+impl Enforcement {
+    /// What is said and stops nothing.
+    fn warn() -> Self {
+        Enforcement::Warn
     }
 }

@@ -1,82 +1,210 @@
-# Runs one build and ends. $@ are buildctl's arguments. The exit codes stand in ExitCause.
-set -eu
-set -o pipefail
-work=$(mktemp -d)
-socket="unix://$work/buildkitd.sock"
-log=$work/build.log
-daemon_log=$work/buildkitd.log
+# Runs one build and ends. $@ are buildctl's arguments.
 
-# Ending the daemon ends everything that hangs on it.
-stop() {
-  kill -TERM "$daemon" 2>/dev/null || true
-  exit 143
+# buildctl within the time that is left.
+solve() {
+  left=$((began + BUILD_TIMEOUT - $(date +%s)))
+  [ "$left" -gt 0 ] || left=1
+  # shellcheck disable=SC2086 # none or one argument
+  timeout -k 10 "$left" buildctl $tls build --progress=plain --frontend=dockerfile.v0 "$@" 2>&1
 }
 
-printf '%s' "$BUILDKITD_CONFIG" >"$work/buildkitd.toml"
-case "$CONTEXT_KIND" in
-configmap)
+# buildctl ends a cancelled build in good order, so its exit code does not tell that the time was over.
+check_time() {
+  [ "$(($(date +%s) - began))" -lt "$BUILD_TIMEOUT" ] || fail 67 "the build did not end within $BUILD_TIMEOUT s"
+}
+
+# The files of a ConfigMap, or of a Dockerfile alone. git's are there already.
+lay_out_context() {
+  case "$CONTEXT_KIND" in configmap | inline) ;; *) return 0 ;; esac
+  folder "$files"
+  if [ "$CONTEXT_KIND" = inline ]; then
+    printf '%s' "$INLINE_DOCKERFILE" >"$files/Dockerfile"
+    return
+  fi
   # A ConfigMap's files are links, which a build context must not follow: copy what they point at. All platforms
   # build the same content, so what was edited since is refused.
-  mkdir "$work/context"
-  printf '%s' "$CONTEXT_FILES" | while read -r _ file; do cp -L "/context/$file" "$work/context/" || true; done
-  if ! (cd "$work/context" && printf '%s' "$CONTEXT_FILES" | sha256sum -c >/dev/null 2>&1); then
-    echo "error: the ConfigMap was edited after it was read"
-    exit 69
+  printf '%s' "$CONTEXT_FILES" | while read -r _ file; do cp -L "/configmap/$file" "$files/" || true; done
+  if ! (cd "$files" && printf '%s' "$CONTEXT_FILES" | sha256sum -c >/dev/null 2>&1); then
+    fail 69 "the ConfigMap was edited after it was read"
   fi
-  set -- "$@" --local "context=$work/context" --local "dockerfile=$work/context"
-  ;;
-inline)
-  mkdir "$work/context"
-  printf '%s' "$INLINE_DOCKERFILE" >"$work/context/Dockerfile"
-  set -- "$@" --local "context=$work/context" --local "dockerfile=$work/context"
-  ;;
-esac
+}
 
-rootlesskit --net=host --copy-up=/etc --copy-up=/run buildkitd --config "$work/buildkitd.toml" \
-  --root "$HOME/.local/share/buildkit" --addr "$socket" --oci-worker-no-process-sandbox >"$daemon_log" 2>&1 &
-daemon=$!
-trap stop TERM INT
-waited=0
-until buildctl --addr "$socket" debug workers >/dev/null 2>&1; do
-  waited=$((waited + 1))
-  if [ "$waited" -gt 600 ] || ! kill -0 "$daemon" 2>/dev/null; then
-    tail -n 30 "$daemon_log"
-    echo "the builder did not start"
-    exit 70
+# An archive or an image becomes files here, by BuildKit's own means, which know registries, credentials and
+# compressions. As local files they are built like every other context, .dockerignore included.
+fetch_context() {
+  case "$CONTEXT_KIND" in archive | image) ;; *) return 0 ;; esac
+  echo "fetching $CONTEXT_SOURCE"
+  mkdir "$work/fetch"
+  folder "$files"
+  if [ "$CONTEXT_KIND" = archive ]; then
+    printf 'FROM scratch\nADD --unpack=true https://context.invalid/archive /\n' >"$work/fetch/Dockerfile"
+    printf '%s' "$CONTEXT_POLICY" >"$work/policy.json"
+    set -- --source-policy-file "$work/policy.json"
+  else
+    printf 'FROM scratch\nCOPY --from=source / /\n' >"$work/fetch/Dockerfile"
+    set -- --opt "context:source=docker-image://$CONTEXT_SOURCE" --opt "platform=$PLATFORM"
   fi
-  sleep 0.1
-done
+  set -- "$@" --local "context=$work/fetch" --local "dockerfile=$work/fetch" --output "type=local,dest=$files"
+  if ! solve "$@" >"$work/log"; then
+    cat "$work/log"
+    check_time
+    explain_fetch "$@"
+  fi
+  # What its owner may not read cannot be sent to the builder.
+  chmod -R u+rX "$files"
+}
 
-began=$(date +%s)
-{
-  status=0
-  timeout -k 10 "$BUILD_TIMEOUT" buildctl --addr "$socket" build --progress=plain \
-    --metadata-file "$work/metadata.json" "$@" 2>&1 || status=$?
-  echo "$status" >"$work/status"
-} | tee "$log" &
-wait "$!"
-status=$(cat "$work/status")
+explain_fetch() {
+  if grep -q '^error: .*digest mismatch' "$work/log"; then
+    # BuildKit compares the digest of whatever a server answers. Without one to compare it looks at the status.
+    mismatch="$CONTEXT_SOURCE: $(last_words | sed 's/.*digest mismatch/digest mismatch/')"
+    sed -i -e 's/"attrs":{[^}]*},//' -e 's/,"attrs":{[^}]*}//' "$work/policy.json"
+    ! solve "$@" >"$work/log" || fail 80 "$mismatch"
+  fi
+  words=$(last_words | sed -e 's/^error: failed to solve: //' -e 's/^failed to resolve source metadata for [^ ]*: //')
+  case "$words" in *"$CONTEXT_SOURCE"*) ;; *) words="$CONTEXT_SOURCE: $words" ;; esac
+  case "$words" in
+  *"no match for platform in manifest"*) fail 68 "$words" ;;
+  *" 401"* | *" 403"* | *"authorization failed"* | *"insufficient_scope"*) fail 74 "$words" ;;
+  *" 404"* | *" 410"* | *"not found"*) fail 68 "$words" ;;
+  esac
+  fail 73 "$words"
+}
 
-if [ "$status" -eq 0 ]; then
+build() {
+  set -- "$@" --local "context=$files" --local "dockerfile=$files"
+  if [ -n "${EPOCH_OF_CONTEXT-}" ]; then
+    [ -f /context/epoch ] ||
+      fail 79 "SOURCE_DATE_EPOCH: context stands for the time of a git commit, and the context is no git repository"
+    set -- "$@" --opt "build-arg:SOURCE_DATE_EPOCH=$(cat /context/epoch)"
+  fi
+  if [ -n "${SSH_SECRET-}" ]; then
+    key=/ssh/identity
+    [ -f "$key" ] || key=/ssh/ssh-privatekey
+    [ -f "$key" ] || fail 81 "secret/$SSH_SECRET has neither identity nor ssh-privatekey"
+    set -- "$@" --ssh "default=$key"
+  fi
+  solve --metadata-file "$work/metadata.json" "$@" | tee "$work/log" | without_absent_caches
+}
+
+# A cache that is not there yet is no error, though BuildKit calls it one, and tells it once more at the end.
+without_absent_caches() {
+  awk '
+    /ERROR: failed to configure registry cache importer: .*not found/ { sub(/ERROR: .*/, "no cache is there yet"); absent = 1 }
+    again { again = $0 != "------"; next }
+    absent && held && / > importing cache manifest from / { held = 0; again = 1; next }
+    held { print "------"; held = 0 }
+    $0 == "------" { held = 1; next }
+    { print; fflush() }
+    END { if (held) print "------" }
+  '
+}
+
+report() {
   digest=$(sed -n 's/.*"containerimage.digest": *"\([a-z0-9]*:[0-9a-f]*\)".*/\1/p' "$work/metadata.json")
   printf '{"digest":"%s"}' "$digest" >/dev/termination-log
-  exit 0
-fi
-# The last lines of the container's log become the termination message.
-# buildctl ends a cancelled build in good order, so its exit code does not tell that the time was over.
-if [ "$(($(date +%s) - began))" -ge "$BUILD_TIMEOUT" ]; then
-  echo "error: the build did not end within $BUILD_TIMEOUT s"
-  exit 67
-fi
-# BuildKit's last word, of more than one line where it repeats git's. A digest in it may hold 401 or 403 too, and what
-# git could not fetch may be there the next time.
-cause=$(awk '/^error: failed to /{text = ""; on = 1} on{text = text $0 "\n"} END{printf "%s", text}' "$log")
-case "$cause" in
-*"did not complete successfully"* | *"dockerfile parse error"* | *"target stage"*"could not be found"*) exit 65 ;;
-*"failed to calculate checksum of ref"*"not found"*) exit 65 ;;
-*"failed to push"*" denied"* | *"failed to push"*"403 Forbidden"*) exit 66 ;;
-*"failed to push"*"401 Unauthorized"* | *"failed to push"*"insufficient_scope"*) exit 66 ;;
-*"failed to read dockerfile: open "* | *"failed to read dockerfile: invalid subdir"*) exit 68 ;;
-*"repository '"*"' not found"* | *"couldn't find remote ref"* | *"not our ref"*) exit 68 ;;
-esac
-exit 1
+}
+
+# BuildKit's last word, of more than one line where it repeats others'.
+last_words() {
+  awk '/^error: /{text = ""; on = 1} on{text = text $0 "\n"} END{printf "%s", text}' "$work/log"
+}
+
+# What failed, after the place in the Dockerfile, if BuildKit names one: `Dockerfile:5: RUN make: …`
+explained() {
+  awk '
+    /^error: / { text = ""; on = 1 }
+    on { text = text (text == "" ? "" : " ") $0; next }
+    /^[^# ].*:[0-9]+$/ { place = $0; step = "" }
+    place && !step && / >>> / { step = $0; sub(/^.* >>> /, "", step) }
+    END {
+      sub(/^error: /, "", text)
+      sub(/^failed to solve: /, "", text)
+      sub(/^[^ ]+: failed to resolve source metadata for [^ ]+: /, "", text)
+      if (place) {
+        sub(/^process ".*" did not/, "did not", text)
+        sub(/^dockerfile parse error on line [0-9]+: /, "", text)
+        text = place ": " (step ? step ": " : "") text
+      }
+      print text
+    }
+  ' "$work/log"
+}
+
+# Processes that the kernel has killed in this container for want of memory. A privileged container sees the cgroups of
+# the whole node, so its own is looked up.
+out_of_memory_kills() {
+  own=$(awk -F: '$2 == "" { unified = $3 } $2 ~ /(^|,)memory(,|$)/ { memory = "/memory" $3 }
+    END { print memory ? memory : unified }' /proc/self/cgroup)
+  root=/sys/fs/cgroup
+  case "$own" in /memory*) root=/sys/fs/cgroup/memory ;; esac
+  [ ! -d "/sys/fs/cgroup$own" ] || root=/sys/fs/cgroup$own
+  find "$root" -name memory.events -o -name memory.oom_control 2>/dev/null |
+    xargs cat 2>/dev/null | awk '$1 == "oom_kill" { kills += $2 } END { print kills + 0 }'
+}
+
+# Whether a program of the platform was started on a node that does not run it.
+lacks_emulation() {
+  grep -q "exec format error" "$work/log" || return 1
+  # shellcheck disable=SC2086 # none or one argument
+  buildctl $tls debug workers >"$work/workers" 2>/dev/null || return 1
+  platforms=$(awk 'NR > 1 { print $2 }' "$work/workers" | tr '\n' ',')
+  case ",$platforms" in *",$PLATFORM,"*) return 1 ;; esac
+}
+
+# Ends with the exit code of the cause. Only BuildKit's last word counts, for a step prints what it likes. A digest in
+# it may hold 401 or 403 too.
+explain() {
+  words=$(explained)
+  case "$(last_words)" in
+  "error: failed to solve: process "*"did not complete successfully"*)
+    # A compiler that is killed ends whatever called it with a code of its own.
+    [ "$(out_of_memory_kills)" -le "$kills_before" ] ||
+      fail 71 "$words: killed for want of memory; raise spec.build.pod.resources.limits.memory"
+    ! lacks_emulation ||
+      fail 76 "$words: the node runs ${platforms%,} and not $PLATFORM; install emulation on it (tonistiigi/binfmt)"
+    fail 65 "$words" ;;
+  *"no space left on device"*) fail 72 "$words" ;;
+  *"dockerfile parse error"* | *"target stage"*"could not be found"*) fail 65 "$words" ;;
+  *"failed to calculate checksum of ref"*"not found"*) fail 65 "$words" ;;
+  "error: failed to solve: secret "*"not found" | "error: failed to solve: no SSH key"*) fail 65 "$words" ;;
+  *"failed to push"*" denied"* | *"failed to push"*"403 Forbidden"*) fail 66 "$words" ;;
+  *"failed to push"*"401 Unauthorized"* | *"failed to push"*"insufficient_scope"*) fail 66 "$words" ;;
+  *"429 Too Many Requests"* | *"toomanyrequests"*) fail 84 "$words" ;;
+  *"failed to push"* | *": 50"[0-9]" "* | *"i/o timeout"* | *"connection refused"* | *"no such host"*) fail 83 "$words" ;;
+  *"failed to read dockerfile: open "* | *"failed to read dockerfile: invalid subdir"*) fail 68 "$words" ;;
+  *"no match for platform in manifest"*) fail 77 "$words" ;;
+  *"failed to resolve source metadata for "*"401 Unauthorized"* | \
+    *"failed to resolve source metadata for "*"403 Forbidden"* | *"authorization failed"* | *"insufficient_scope"*)
+    fail 74 "$words" ;;
+  *"failed to resolve source metadata for "*"not found"*) fail 78 "$words" ;;
+  esac
+  fail 1 "$words"
+}
+
+main() {
+  work=$(mktemp -d)
+  files=/context/files
+  tls=
+  daemon=
+  began=$(date +%s)
+  kills_before=$(out_of_memory_kills)
+  lay_out_context
+  start_builder
+  fetch_context
+  status=0
+  build "$@" || status=$?
+  [ "$status" -ne 0 ] || report
+  if [ -n "${CACHE_MEGABYTES-}" ]; then
+    buildctl prune --keep-storage="$CACHE_MEGABYTES" >/dev/null 2>&1 || true
+    kill -TERM "$daemon" && wait "$daemon" || true
+  fi
+  [ "$status" -ne 0 ] || return 0
+  check_time
+  explain
+}
+
+# Ending the container's first process ends everything in it.
+trap 'exit 143' TERM INT
+{ main "$@" 2>&1 | redact; } &
+wait "$!"

@@ -18,7 +18,16 @@ fn inline() -> PinnedContext {
 }
 
 fn settings() -> BuilderSettings {
-    BuilderSettings { image: "builder:1".to_owned(), plain_http: vec!["registry.test:5000".to_owned()] }
+    BuilderSettings {
+        image: "builder:1".to_owned(),
+        buildkit_registries: vec![BuildkitRegistry {
+            host: "registry.test:5000".to_owned(),
+            plain_http: true,
+            ..BuildkitRegistry::default()
+        }],
+        sbom_scanner: "scanner:1".to_owned(),
+        ..BuilderSettings::default()
+    }
 }
 
 struct Case {
@@ -47,10 +56,13 @@ impl Case {
             image_uid: "uid-1",
             platform: &self.platform,
             build: &self.build,
+            emulated: false,
             context: &self.context,
             repository: "registry.test:5000/team-a/web",
             registry_secrets: &[],
             rebuild: self.rebuild.as_deref(),
+            reconcile: None,
+            previous: None,
         }
     }
 
@@ -84,6 +96,7 @@ fn everything_that_changes_the_output_changes_the_hash() {
                 url: "https://git.test/web.git".to_owned(),
                 commit: "a".repeat(40),
                 sub_path: None,
+                secret: None,
             };
         }),
         ("rebuild", |case| case.rebuild = Some("now".to_owned())),
@@ -146,21 +159,29 @@ fn a_dollar_in_an_argument_reaches_the_builder_as_it_is() {
     assert!(arguments.contains("--opt=build-arg:CMD=$$(HOME) $$$$ $$X"), "{arguments}");
 }
 
-#[test]
-fn a_git_context_is_given_to_the_builder_with_commit_and_folder() {
-    let mut case = Case::new();
-    case.context = PinnedContext::Git {
+fn git() -> PinnedContext {
+    PinnedContext::Git {
         url: "https://git.test/web".to_owned(),
         commit: "0123456789".repeat(4),
         sub_path: Some("cmd/web".to_owned()),
-    };
-    let arguments = case.container()["args"].to_string();
-    assert!(
-        arguments.contains(
-            "--opt=context=https://git.test/web.git#0123456789012345678901234567890123456789:cmd/web"
-        ),
-        "{arguments}"
-    );
+        secret: Some("deploy-key".to_owned()),
+    }
+}
+
+#[test]
+fn only_the_container_that_fetches_a_repository_has_gits_credentials() {
+    let mut case = Case::new();
+    case.context = git();
+    let pod = case.job()["spec"]["template"]["spec"].clone();
+    let fetching = &pod["initContainers"][0];
+    let environment = fetching["env"].to_string();
+    for expected in ["https://git.test/web\"", "0123456789012345678901234567890123456789", "cmd/web"] {
+        assert!(environment.contains(expected), "{environment}");
+    }
+    assert!(fetching["volumeMounts"].to_string().contains("\"/git\""));
+    assert!(!pod["containers"][0]["volumeMounts"].to_string().contains("\"/git\""));
+    assert_eq!(fetching["securityContext"]["allowPrivilegeEscalation"], false);
+    assert!(Case::new().job()["spec"]["template"]["spec"]["initContainers"].is_null());
 }
 
 #[test]
@@ -183,7 +204,10 @@ fn credentials_are_mounted_as_a_file_and_stand_in_no_argument() {
 fn lasting_causes_fail_the_job_at_once() {
     let rules = Case::new().job()["spec"]["podFailurePolicy"]["rules"].clone();
     assert_eq!(rules[1]["action"], "FailJob");
-    assert_eq!(rules[1]["onExitCodes"]["values"], serde_json::json!([65, 66, 67, 68, 69]));
+    assert_eq!(
+        rules[1]["onExitCodes"]["values"],
+        serde_json::json!([65, 66, 67, 68, 69, 71, 74, 77, 78, 79, 80, 81, 82])
+    );
     assert_eq!(rules[0]["action"], "Ignore");
 }
 
@@ -219,55 +243,153 @@ fn a_report_that_is_not_ours_is_no_report() {
     );
 }
 
-/// Runs the script with a buildctl that prints `log` and fails, and returns how it ends.
-fn exit_code_after(name: &str, log: &str) -> Option<i32> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let bin = std::env::temp_dir().join(format!("multiarch-build-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&bin).expect("a directory");
-    let programs = [
-        ("rootlesskit", "exec sleep 2"),
-        ("buildctl", "case $* in *debug*) ;; *) printf '%s\\n' \"$LOG\"; exit 1 ;; esac"),
-    ];
-    for (program, script) in programs {
-        let path = bin.join(program);
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a program");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+fn with(fields: serde_json::Value) -> Case {
+    let mut build = serde_json::to_value(build()).expect("JSON");
+    for (name, value) in fields.as_object().expect("fields") {
+        build[name] = value.clone();
     }
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
-    let output = std::process::Command::new("bash")
-        .args(["-c", include_str!("build.sh"), "build"])
-        .envs([("PATH", path.as_str()), ("LOG", log), ("HOME", "/tmp"), ("TMPDIR", &bin.to_string_lossy())])
-        .envs([("BUILDKITD_CONFIG", ""), ("CONTEXT_KIND", "git"), ("BUILD_TIMEOUT", "60")])
-        .output()
-        .expect("bash");
-    std::fs::remove_dir_all(&bin).expect("the directory");
-    output.status.code()
+    Case { build: serde_json::from_value(build).expect("a build"), ..Case::new() }
+}
+
+fn arguments(case: &Case) -> Vec<String> {
+    serde_json::from_value(case.container()["args"].clone()).expect("arguments")
 }
 
 #[test]
-fn a_push_that_broke_off_is_tried_again_though_a_digest_has_the_digits_of_a_refusal() {
-    let push = |answer: &str| {
-        format!(
-            "error: failed to solve: failed to push r.test/web: unexpected status from HEAD request to http://r.test/v2/web/blobs/sha256:e4403b7401: {answer}"
-        )
-    };
-    assert_eq!(exit_code_after("push", &push("503 Service Unavailable")), Some(1));
-    assert_eq!(exit_code_after("push", &push("403 Forbidden")), Some(66));
-    assert_eq!(exit_code_after("push", &push("401 Unauthorized")), Some(66));
+fn every_input_of_buildx_reaches_the_builder() {
+    let case = with(serde_json::json!({
+        "labels": {"a": "b=c"}, "annotations": {"org.example.note": "one, \"two\""},
+        "contexts": {"docker.io/library/alpine:latest": "docker-image://r.test/alpine", "tools": "https://h.test/t.tgz"},
+        "secrets": [{"id": "npmrc", "secretRef": {"name": "npm", "key": ".npmrc"}}],
+        "ssh": {"secretRef": {"name": "key"}},
+        "attestations": {"provenance": "Max", "sbom": true},
+        "args": {"SOURCE_DATE_EPOCH": "0"},
+    }));
+    let arguments = arguments(&case);
+    for expected in [
+        "--opt=label:a=b=c",
+        "--opt=context:alpine=docker-image://r.test/alpine",
+        "--opt=context:tools=https://h.test/t.tgz",
+        "--opt=attest:provenance=mode=max",
+        "--opt=attest:sbom=generator=scanner:1",
+        "--opt=build-arg:SOURCE_DATE_EPOCH=0",
+        "--secret=id=npmrc,src=/secrets/0/value",
+    ] {
+        assert!(arguments.iter().any(|argument| argument == expected), "{expected} is not in {arguments:?}");
+    }
+    let output = arguments.last().expect("an output");
+    assert!(output.contains(",rewrite-timestamp=true,"), "{output}");
+    assert!(output.contains(r#""annotation.org.example.note=one, ""two""""#), "{output}");
+    let pod = case.job()["spec"]["template"]["spec"].clone();
+    let secret = serde_json::json!({
+        "name": "secrets-0",
+        "secret": {"secretName": "npm", "defaultMode": 0o400, "items": [{"key": ".npmrc", "path": "value"}]},
+    });
+    assert!(pod["volumes"].as_array().expect("volumes").contains(&secret), "{}", pod["volumes"]);
 }
 
 #[test]
-fn a_git_server_that_is_down_is_tried_again_and_a_commit_that_is_not_there_is_not() {
-    let git = |words: &str| {
-        format!(
-            "error: failed to solve: failed to read dockerfile: failed to fetch remote https://git.test/web.git: git stderr:\n{words}\n: exit status 128"
-        )
+fn a_cache_in_a_registry_has_a_tag_that_only_its_owner_writes() {
+    let case = with(
+        serde_json::json!({"cache": {"type": "Registry", "mode": "Min", "from": ["r.test/shared:main"]}}),
+    );
+    let reference = "registry.test:5000/team-a/web:buildcache-team-a.web-linux-arm64";
+    let arguments = arguments(&case);
+    let has = |expected: &str| arguments.iter().any(|argument| argument.starts_with(expected));
+    assert!(has(&format!("--import-cache=type=registry,ref={reference}")), "{arguments:?}");
+    assert!(has(&format!("--export-cache=type=registry,ref={reference},mode=min,")), "{arguments:?}");
+    assert!(has("--import-cache=type=registry,ref=r.test/shared:main"), "{arguments:?}");
+    let mut long = Case { name: "w".repeat(63), ..case };
+    long.build.cache.as_mut().expect("a cache").repository = Some(format!("r.test/{}", "c".repeat(200)));
+    let tag = arguments_of_cache(&long);
+    assert!(tag.len() <= 128 && tag.ends_with("-linux-arm64"), "{tag}");
+}
+
+fn arguments_of_cache(case: &Case) -> String {
+    let arguments = arguments(case);
+    let export = arguments.iter().find(|argument| argument.starts_with("--export-cache")).expect("an export");
+    export.split(',').nth(1).and_then(|reference| reference.rsplit_once(':')).expect("a tag").1.to_owned()
+}
+
+#[test]
+fn a_cache_on_a_volume_is_the_builders_state() {
+    let case = with(serde_json::json!({"cache": {"type": "Volume", "volume": {"size": "10Gi"}}}));
+    let pod = case.job()["spec"]["template"]["spec"].clone();
+    let claim = serde_json::json!({
+        "name": "state", "persistentVolumeClaim": {"claimName": "web-buildcache-linux-arm64"},
+    });
+    assert!(pod["volumes"].as_array().expect("volumes").contains(&claim), "{}", pod["volumes"]);
+    assert_eq!(pod["securityContext"]["fsGroupChangePolicy"], "OnRootMismatch");
+    assert!(pod["containers"][0]["env"].to_string().contains("maxUsedSpace = 8589934592"));
+}
+
+#[test]
+fn a_remote_builder_needs_no_node_of_the_platform_and_no_privileges() {
+    let case = with(serde_json::json!({
+        "remote": {"endpoint": "tcp://builder.test:1234", "tls": {"secretRef": {"name": "builder"}}},
+    }));
+    let pod = case.job()["spec"]["template"]["spec"].clone();
+    assert_eq!(pod["nodeSelector"], serde_json::json!({"kubernetes.io/os": "linux"}));
+    let security = &pod["containers"][0]["securityContext"];
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    assert!(!pod["volumes"].to_string().contains("\"state\""));
+}
+
+#[test]
+fn an_emulated_build_may_run_anywhere_and_rather_where_nothing_is_emulated() {
+    let case = Case { platform: "linux/arm/v7".parse().expect("a platform"), ..Case::new() };
+    let request = BuildRequest { emulated: true, ..case.request() };
+    assert_eq!(request.timeout(), std::time::Duration::from_secs(3 * 3600));
+    let job =
+        serde_json::to_value(job(&request, &settings(), None, OwnerReference::default())).expect("JSON");
+    assert_eq!(job["metadata"]["annotations"]["multiarch.dev/emulated"], "true");
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], serde_json::json!({"kubernetes.io/os": "linux"}));
+    let wish = &pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    assert_eq!(wish["preference"]["matchExpressions"][0]["values"], serde_json::json!(["arm", "arm64"]));
+}
+
+#[test]
+fn what_the_user_says_of_the_pod_stands_and_ours_stays_ours() {
+    let anti =
+        serde_json::json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
+    let case = with(serde_json::json!({"pod": {
+        "labels": {"kueue.x-k8s.io/queue-name": "builds"}, "annotations": {"note": "mine"},
+        "priorityClassName": "low", "runtimeClassName": "kata", "affinity": {"podAntiAffinity": anti},
+    }}));
+    let job = case.job();
+    for metadata in [&job["metadata"], &job["spec"]["template"]["metadata"]] {
+        assert_eq!(metadata["labels"]["kueue.x-k8s.io/queue-name"], "builds");
+        assert_eq!(metadata["labels"]["multiarch.dev/image"], "web");
+        assert_eq!(metadata["annotations"]["note"], "mine");
+    }
+    assert!(job["spec"]["suspend"].is_null(), "Kueue's to say");
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(pod["priorityClassName"], "low");
+    assert_eq!(pod["runtimeClassName"], "kata");
+    assert_eq!(pod["affinity"]["podAntiAffinity"], anti);
+    let apart = Case::new().job()["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"].to_string();
+    assert!(apart.contains("kubernetes.io/hostname"), "{apart}");
+}
+
+#[test]
+fn every_profile_gives_the_builder_what_it_needs_and_no_more() {
+    let pod = |profile| {
+        let settings = BuilderSettings { profile, ..settings() };
+        let job = job(&Case::new().request(), &settings, None, OwnerReference::default());
+        serde_json::to_value(job.spec.and_then(|spec| spec.template.spec)).expect("JSON")
     };
-    let down = git("fatal: unable to access 'https://git.test/web.git/': Could not resolve host: git.test");
-    assert_eq!(exit_code_after("git", &down), Some(1));
-    let gone = git("fatal: remote error: upload-pack: not our ref 0123\nerror: fetch failed.");
-    assert_eq!(exit_code_after("git", &gone), Some(68));
-    let no_file =
-        "error: failed to solve: failed to read dockerfile: open Dockerfile: no such file or directory";
-    assert_eq!(exit_code_after("git", no_file), Some(68));
+    let rootless = pod(Profile::Rootless);
+    assert_eq!(rootless["securityContext"]["runAsUser"], 1000);
+    assert!(rootless["containers"][0]["securityContext"]["privileged"].is_null());
+    let confined = pod(Profile::UserNamespace);
+    assert_eq!(confined["hostUsers"], false);
+    assert_eq!(confined["containers"][0]["securityContext"]["privileged"], true);
+    let privileged = pod(Profile::Privileged);
+    assert!(privileged["hostUsers"].is_null());
+    for pod in [rootless, confined, privileged] {
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(pod["enableServiceLinks"], false);
+    }
 }

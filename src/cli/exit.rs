@@ -23,6 +23,8 @@ Exit codes:
   5    verification failed: a platform, digest, size or program is not what it should be
   6    the registry is unavailable or limits requests; worth trying again
   7    conflict: the tag exists, or somebody else has moved it meanwhile
+  8    the image is Stalled: it does not become ready unless somebody acts
+  9    the time is over
   130  interrupted";
 
 /// The exit codes other than success. They are stable.
@@ -43,6 +45,10 @@ pub enum Exit {
     Unavailable = 6,
     /// Others were first.
     Conflict = 7,
+    /// A `MultiArchImage` does not become ready unless somebody acts.
+    Stalled = 8,
+    /// What was waited for has not come in time.
+    TimedOut = 9,
     /// Control-C, as shells number it.
     Interrupted = 130,
     /// SIGTERM, as shells number it.
@@ -143,7 +149,7 @@ fn known(error: &(dyn StdError + 'static)) -> Option<Exit> {
 pub fn of_kind(kind: Kind) -> Exit {
     match kind {
         Kind::NotFound => Exit::NotFound,
-        Kind::Unauthorized | Kind::Denied => Exit::Denied,
+        Kind::Unauthorized | Kind::Denied | Kind::HostDenied => Exit::Denied,
         Kind::RateLimited | Kind::Unavailable => Exit::Unavailable,
         Kind::DigestMismatch => Exit::VerificationFailed,
         Kind::TooLarge | Kind::Malformed | Kind::Unsupported | Kind::Rejected => Exit::Other,
@@ -200,6 +206,28 @@ fn is_broken_pipe(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
+/// Whether a registry said so. Errors that stand for those of a registry hide them among their causes.
+fn is_of_registry(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(|cause| {
+        cause.is::<registry::Error>()
+            || cause.is::<ResolveError>()
+            || cause.is::<ComposeError>()
+            || cause.is::<PublishError>()
+            || cause.is::<LayoutError>()
+    })
+}
+
+/// The end of a command that has printed what it found: what that comes to stands though nobody has read it to its end.
+///
+/// # Errors
+/// Those of the conclusion, and that it could not be printed.
+pub fn conclude(printed: Result<(), Error>, conclusion: Result<(), Error>) -> Result<(), Error> {
+    match printed {
+        Err(error) if !is_broken_pipe(&*error) => Err(error),
+        _ => conclusion,
+    }
+}
+
 /// What to do about it, where the error alone does not say.
 fn hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     let text = error.to_string();
@@ -208,7 +236,7 @@ fn hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
         Exit::Unavailable if of_hub && text.contains("rate limited") => Some(
             "Docker Hub counts the pulls of those who are not logged in per address; `docker login`, or --username with --password-stdin, raises the limit",
         ),
-        Exit::Denied => Some(
+        Exit::Denied if is_of_registry(error) => Some(
             "credentials are taken from --username, --auth-file, REGISTRY_AUTH_FILE or what `docker login` has kept",
         ),
         Exit::NotFound if text.contains(":latest: not found") => {
@@ -260,6 +288,26 @@ mod tests {
         assert!(hint(&*limited).unwrap().contains("docker login"));
         let elsewhere = registry_error("ghcr.io/acme/web:1", Kind::RateLimited, "rate limited");
         assert_eq!(hint(&*elsewhere), None);
+    }
+
+    #[test]
+    fn credentials_of_registries_are_no_advice_about_a_cluster() {
+        let forbidden: Error = Failure::new(Exit::Denied, "pods is forbidden").into();
+        assert_eq!(hint(&*forbidden), None);
+        let denied = registry_error("ghcr.io/acme/web:1", Kind::Denied, "access denied");
+        assert!(hint(&*denied).unwrap().contains("docker login"));
+        let error = Operation::new("ghcr.io/acme/web", "testing").error(Kind::Denied, "access denied");
+        assert!(hint(&ResolveError::Registry(error)).is_some());
+    }
+
+    #[test]
+    fn what_was_found_stands_though_its_reader_has_gone() {
+        let gone = || Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        let found = || Err(Failure::new(Exit::VerificationFailed, "1 error").into());
+        assert_eq!(code(&*conclude(gone(), found()).unwrap_err()), Exit::VerificationFailed);
+        conclude(gone(), Ok(())).unwrap();
+        let full = Err(io::Error::from(io::ErrorKind::StorageFull).into());
+        assert_eq!(code(&*conclude(full, found()).unwrap_err()), Exit::Other);
     }
 
     #[test]

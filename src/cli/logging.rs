@@ -11,11 +11,11 @@ use tracing_subscriber::registry::LookupSpan;
 use super::progress::LogWriter;
 
 /// Starts logging to standard error: warnings only, more with every `-v`, none if `quiet`, and as `RUST_LOG` says if
-/// that is set.
+/// that is set. What the Kubernetes client has to say of a request comes back as the error of the command.
 pub fn start(verbose: u8, quiet: bool) {
     let default = match verbose {
-        0 if quiet => "error",
-        0 => "warn",
+        0 if quiet => "error,kube_client=off,kube_runtime=off",
+        0 => "warn,kube_client=off,kube_runtime=off",
         1 => "warn,multiarch=debug",
         _ => "debug",
     };

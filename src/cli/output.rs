@@ -46,7 +46,7 @@ impl OutputFormat {
     pub fn print<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> String) -> Result<(), Error> {
         let text = match self {
             Self::Table => table(value),
-            Self::Json => serde_json::to_string_pretty(value)? + "\n",
+            Self::Json => harmless(&serde_json::to_string_pretty(value)?) + "\n",
             Self::Yaml => serde_saphyr::to_string(value)?,
         };
         write(text.as_bytes())
@@ -75,7 +75,24 @@ pub fn write_exactly(bytes: &[u8]) -> Result<(), Error> {
 
 /// A text that others may have written, on one line: none of them moves our cursor.
 pub fn readable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || is_direction(c) { ' ' } else { c }).collect()
+}
+
+/// Whether a terminal shows what follows in another order than it is written in (Unicode Standard Annex #9).
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The same JSON with what a terminal would act upon escaped, which JSON allows and does not demand above U+001F.
+pub fn harmless(json: &str) -> String {
+    let acts = |c: char| matches!(c, '\u{7f}'..='\u{9f}') || is_direction(c);
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        match acts(c) {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+        text
+    })
 }
 
 /// Columns under headings, each as wide as its widest cell. Columns that are empty all the way down are left out.
@@ -157,6 +174,19 @@ mod tests {
         table.row(["longer".into(), "".into(), "".into()]);
         let text = anstream::adapter::strip_str(&table.render()).to_string();
         assert_eq!(text, "NAME    SIZE\na       1 KiB\nlonger  -\n");
+    }
+
+    #[test]
+    fn what_others_wrote_turns_no_text_around() {
+        assert_eq!(readable("a\u{202e}b\u{2066}c\u{2069}\u{200d}é"), "a b c \u{200d}é");
+    }
+
+    #[test]
+    fn what_json_leaves_as_it_is_does_not_reach_the_terminal() {
+        let written = "a\u{7f}\u{9b}2J\u{202e}é\n";
+        let json = harmless(&serde_json::to_string(written).unwrap());
+        assert_eq!(json, "\"a\\u007f\\u009b2J\\u202eé\\n\"");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), written);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
@@ -94,6 +95,17 @@ pub fn bar(blob: &Descriptor, quiet: bool) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(blob.size).with_finish(ProgressFinish::AndClear);
     BARS.add(bar.with_style(style).with_prefix(short(&blob.digest)))
+}
+
+/// Something that takes its time, on a line of standard error that goes with it. Nothing is seen where there is no
+/// terminal.
+pub fn spinner(message: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {wide_msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let bar = ProgressBar::new_spinner().with_style(style).with_finish(ProgressFinish::AndClear);
+    let bar = BARS.add(bar.with_message(message.to_owned()));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
 }
 
 fn arrival(blob: &Descriptor, delivery: Delivery) -> String {

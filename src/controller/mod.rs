@@ -1,46 +1,68 @@
 //! The control loop: observe what the watches and tasks know, plan, write the status, and set the tasks going.
 
-mod jobs;
+mod admission;
+mod ends;
+mod objects;
 mod observe;
 mod perform;
+mod pulse;
 mod secrets;
 mod status;
+mod tags;
 mod tasks;
 mod watches;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PartialObjectMeta;
+use kube::core::DeserializeGuard;
 use kube::runtime::Controller;
 use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::api::{MANAGER, MultiArchImage, image_of};
 use crate::build::BuilderSettings;
+use crate::health::{Health, Part};
+use crate::metrics::{Levels, Metrics};
 use crate::plan::task::{Epoch, Failure};
-use crate::{git, plan, registry};
+use crate::plan::{Observed, Plan};
+use crate::policy::Policies;
+use crate::{git, plan, registry, telemetry};
+use admission::Admission;
 use perform::Performer;
+use pulse::Pulse;
 use status::{Statuses, Written};
 use tasks::Tasks;
-use watches::{Ready, all_ready, scoped, watch_images, watch_labelled, watch_nodes};
+use watches::{
+    Ready, all_ready, may_see_nodes, scoped, waiting_for_nodes, watch_images, watch_labelled, watch_nodes,
+};
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
 const CONCURRENCY: u16 = 32;
 /// Tasks at registries and git servers at once over all images: each is a few requests or one copy.
 const TASK_LIMIT: usize = 64;
+/// Images unpacked at once over all images; each may take 64 MB.
+const UNPACKING_LIMIT: usize = 4;
 
 /// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+const RECONCILIATION_GRACE: Duration = Duration::from_secs(5);
+/// How long cancelling uploads may take that were given up.
+const UPLOADS_GRACE: Duration = Duration::from_secs(2);
+/// How often the controller is asked whether it goes on.
+const PULSE: Duration = Duration::from_secs(15);
 
 /// What an operator works with.
 pub struct Settings {
@@ -48,22 +70,33 @@ pub struct Settings {
     pub namespace: Option<String>,
     /// How builds are run.
     pub builder: BuilderSettings,
+    /// What namespaces may do.
+    pub policies: Policies,
     /// The registries.
     pub registry: registry::Client,
     /// The git servers.
     pub git: git::Client,
+    /// What counts all this.
+    pub metrics: Metrics,
+    /// How long a stop waits for writes that are under way.
+    pub shutdown_grace: Duration,
 }
 
 struct Context {
     jobs: Store<Job>,
     pods: Store<Pod>,
-    nodes: Store<PartialObjectMeta<Node>>,
+    /// `None` where the operator may not look at nodes.
+    nodes: Option<Store<PartialObjectMeta<Node>>>,
     statuses: Statuses,
     tasks: Arc<Tasks>,
+    admission: Admission,
     performer: Performer,
-    builder: BuilderSettings,
+    settings: plan::Settings,
     failures: Mutex<HashMap<ObjectRef<MultiArchImage>, u32>>,
     watches_ready: Ready,
+    stopping: CancellationToken,
+    started: Timestamp,
+    metrics: Metrics,
 }
 
 /// Why a reconciliation failed; it is tried again with backoff.
@@ -71,97 +104,168 @@ struct Context {
 enum Error {
     #[error("the status cannot be written: {0}")]
     Status(#[source] kube::Error),
-    #[error("the watches ended; the operator is stopping")]
+    #[error("the operator is stopping")]
     Stopping,
 }
 
-/// Runs until `shutdown` is done and the reconciliations under way have ended.
+/// Runs until `shutdown` is done and what must not be left half done has ended.
 ///
 /// # Errors
 /// When the API server does not have the `MultiArchImage` resource, or cannot be reached.
 pub async fn run(
     client: Client,
     settings: Settings,
-    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+    health: Arc<Health>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), kube::Error> {
     let namespace = settings.namespace.as_deref();
-    let images: Api<MultiArchImage> = scoped(&client, namespace);
+    let images: Api<DeserializeGuard<MultiArchImage>> = scoped(&client, namespace);
     let (jobs, pods) = (scoped(&client, namespace), scoped(&client, namespace));
     // Said at once and plainly, where a watch would try for ever.
     images.list(&kube::api::ListParams::default().limit(1)).await?;
+    let grace = settings.shutdown_grace;
     let (ended, ended_objects) = mpsc::unbounded();
-    let tasks = Tasks::new(ended);
+    let concerned = ended.clone();
+    let pulse = Pulse::new(ended.clone());
     let (image_store, image_writer) = reflector::store();
     let (job_store, job_writer) = reflector::store();
     let (pod_store, pod_writer) = reflector::store();
-    let (node_store, node_writer) = reflector::store();
-    let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: None });
-    let watches_ready = all_ready(job_store.clone(), pod_store.clone(), node_store.clone());
-    let context = Arc::new(Context {
-        watches_ready,
-        statuses: Statuses::new(client.clone(), recorder),
-        performer: Performer {
-            cluster: client.clone(),
-            registry: settings.registry,
-            git: settings.git,
-            images: image_store.clone(),
-            permits: Arc::new(Semaphore::new(TASK_LIMIT)),
-        },
-        jobs: job_store,
-        pods: pod_store,
-        nodes: node_store,
-        tasks,
-        builder: settings.builder,
-        failures: Mutex::default(),
-    });
-    let forget = {
-        let context = Arc::clone(&context);
-        move |object: &ObjectRef<MultiArchImage>| context.forget(object)
+    let (node_store, node_writer) = if may_see_nodes(&client, namespace).await? {
+        Some(reflector::store()).unzip()
+    } else {
+        (None, None)
     };
-    let shutdown = shutdown.shared();
-    let deadline = shutdown.clone().then(|()| tokio::time::sleep(SHUTDOWN_GRACE));
-    let controller = Controller::for_stream(watch_images(images, image_writer, forget), image_store)
+    let stores = (image_store.clone(), job_store, pod_store, node_store);
+    let context = Arc::new(Context::new(&client, settings, stores, ended));
+    // A scrape does not keep the controller alive.
+    let followed = Arc::downgrade(&context);
+    context.metrics.follow(move || followed.upgrade().map(|context| context.levels()).unwrap_or_default());
+    let seen = {
+        let context = Arc::clone(&context);
+        move |event: &Event<MultiArchImage>| context.see(event, &concerned)
+    };
+    let review = {
+        let context = Arc::clone(&context);
+        move |_: &Job| context.admission.review()
+    };
+    let drained = drained(shutdown, grace, Arc::clone(&context), Arc::clone(&health)).boxed().shared();
+    let deadline = drained.clone().then(|()| tokio::time::sleep(RECONCILIATION_GRACE));
+    let waiting = image_store.clone();
+    let controller = Controller::for_stream(watch_images(images, image_writer, seen), image_store)
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches_stream(watch_labelled(jobs, job_writer), |job| image_of(&job))
-        .watches_stream(watch_labelled(pods, pod_writer), |pod| image_of(&pod))
-        .watches_stream(watch_nodes(Api::all(client), node_writer), |_| None::<ObjectRef<MultiArchImage>>)
+        .watches_stream(watch_labelled(jobs, job_writer).inspect_ok(review), |job| image_of(&job))
+        .watches_stream(watch_labelled(pods, pod_writer), |pod| image_of(&pod));
+    let controller = match node_writer {
+        Some(writer) => controller
+            .watches_stream(watch_nodes(Api::all(client), writer), move |_| waiting_for_nodes(&waiting)),
+        None => controller,
+    };
+    let controller = controller
         .reconcile_on(ended_objects)
-        .graceful_shutdown_on(shutdown)
-        .run(reconcile, error_policy, context)
-        .for_each(|result| async move {
-            match result {
-                // A watch that fails looks like a cluster in which nothing happens.
-                Err(controller::Error::QueueError(error)) => tracing::warn!("a watch failed: {error}"),
-                Err(error) => tracing::debug!(%error, "reconciliation"),
-                Ok(_) => {}
-            }
+        .graceful_shutdown_on(drained)
+        .run(reconcile, error_policy, Arc::clone(&context))
+        .for_each(|result| {
+            tell(result, &pulse);
+            future::ready(())
         });
     tokio::select! {
         () = controller => {}
         () = deadline => tracing::warn!("a reconciliation did not end in time and is abandoned"),
+        () = watch_progress(&context, &pulse, &health) => {}
     }
+    // Whoever comes next may begin when nothing of this one is under way any more.
+    context.tasks.stop().await;
+    context.performer.registry.settle(UPLOADS_GRACE).await;
     Ok(())
 }
 
-async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<Action, Error> {
-    let object = ObjectRef::from_obj(&*image);
-    context.watches_ready.clone().await.map_err(|()| Error::Stopping)?;
-    if image.is_deleted() {
-        // Jobs and pods go with their owner.
-        context.forget(&object);
-        return Ok(Action::await_change());
+/// Done when the operator is to stop, and has brought to an end what others would see half done.
+async fn drained(
+    shutdown: impl Future<Output = ()>,
+    grace: Duration,
+    context: Arc<Context>,
+    health: Arc<Health>,
+) {
+    shutdown.await;
+    health.stops();
+    context.stopping.cancel();
+    if tokio::time::timeout(grace, context.tasks.finish()).await.is_err() {
+        tracing::warn!("what was under way did not end within {} s and is abandoned", grace.as_secs());
     }
+}
+
+/// Gives the health the controller's signs of life. Never done.
+async fn watch_progress(context: &Context, pulse: &Pulse, health: &Health) {
+    // Before everything has been seen once nothing is expected: an API server that is away is not mended by a new start.
+    if context.watches_ready.clone().await.is_err() {
+        return future::pending().await;
+    }
+    health.works();
+    loop {
+        pulse.beat().await;
+        health.sign(Part::Controller);
+        tokio::time::sleep(PULSE).await;
+    }
+}
+
+fn tell<T>(result: Result<T, controller::Error<Error, watcher::Error>>, pulse: &Pulse) {
+    match result {
+        // A watch that fails looks like a cluster in which nothing happens.
+        Err(controller::Error::QueueError(error)) => tracing::warn!("a watch failed: {error}"),
+        Err(controller::Error::ObjectNotFound(object)) if pulse.came(&object) => {}
+        Err(error) => tracing::debug!(%error, "reconciliation"),
+        Ok(_) => {}
+    }
+}
+
+async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<Action, Error> {
+    tokio::select! {
+        biased;
+        ready = context.watches_ready.clone() => ready.map_err(|()| Error::Stopping)?,
+        () = context.stopping.cancelled() => return Err(Error::Stopping),
+    }
+    // At the highest level, so that no filter takes its fields from the lines that it leaves.
+    let span = tracing::error_span!(
+        parent: None,
+        "reconcile",
+        image = name(&ObjectRef::from_obj(&*image)),
+        generation = image.metadata.generation,
+        trace_id = tracing::field::Empty,
+    );
+    telemetry::identify(&span);
+    let begun = Instant::now();
+    let result = round(&image, &context).instrument(span.clone()).await;
+    if let Err(error) = &result {
+        telemetry::fail(&span, error.to_string());
+        span.in_scope(|| tracing::warn!("it is tried again: {error}"));
+    }
+    context.metrics.reconciled(result.is_ok(), begun.elapsed());
+    result
+}
+
+/// `namespace/name`, as people write it.
+fn name(object: &ObjectRef<MultiArchImage>) -> String {
+    format!("{}/{}", object.namespace.as_deref().unwrap_or_default(), object.name)
+}
+
+/// One round for an image: observe, plan, write the status, set the tasks going.
+async fn round(image: &MultiArchImage, context: &Context) -> Result<Action, Error> {
+    let object = ObjectRef::from_obj(image);
     let now = Timestamp::now();
-    let observed = observe::observe(&object, &image, &context);
-    let plan = plan::plan(&image, &observed, &context.builder, now);
+    if image.is_deleted() {
+        return Ok(delete(&object, image, context, now).await);
+    }
+    let (observed, plan) = plan(&object, image, context, now);
     let notes = plan::notes(&observed.status, &plan.status);
-    let written = context.statuses.write(&object, &image, &observed.status, plan.status).await;
+    let outcomes = plan::outcomes(&observed.status, &plan.status);
+    let written = context.statuses.write(&object, image, &observed.status, plan.status).await;
     if let Written::Gone = written.map_err(Error::Status)? {
         context.forget(&object);
         return Ok(Action::await_change());
     }
-    context.tasks.want(&object, plan.tasks, &Epoch::of(&image), now, &context.performer);
-    context.statuses.announce(&image, notes).await;
+    context.metrics.count(&outcomes);
+    context.tasks.want(&object, plan.tasks, &Epoch::of(image, &observed.status), now, &context.performer);
+    context.statuses.announce(image, notes).await;
     context.failures().remove(&object);
     Ok(match plan.wake_after {
         Some(wait) => Action::requeue(wait.unsigned_abs()),
@@ -169,22 +273,132 @@ async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<
     })
 }
 
-fn error_policy(image: Arc<MultiArchImage>, error: &Error, context: Arc<Context>) -> Action {
+/// Removes what is to go with a resource, and lets it go.
+async fn delete(
+    object: &ObjectRef<MultiArchImage>,
+    image: &MultiArchImage,
+    context: &Context,
+    now: Timestamp,
+) -> Action {
+    if !plan::is_kept(image) {
+        // Jobs and pods go with their owner.
+        context.forget(object);
+        return Action::await_change();
+    }
+    let observed = observe::observe(object, image, context);
+    let deletion = plan::deletion(image, &observed, now);
+    let epoch = Epoch::of(image, &observed.status);
+    context.tasks.want(object, deletion.tasks, &epoch, now, &context.performer);
+    context.statuses.announce(image, deletion.notes).await;
+    deletion.wake_after.map_or_else(Action::await_change, |wait| Action::requeue(wait.unsigned_abs()))
+}
+
+/// Plans, and where builds are limited asks for the turns of those that are wanted and plans with the answer.
+fn plan(
+    object: &ObjectRef<MultiArchImage>,
+    image: &MultiArchImage,
+    context: &Context,
+    now: Timestamp,
+) -> (Observed, Plan) {
+    let mut observed = observe::observe(object, image, context);
+    let plan = plan::plan(image, &observed, &context.settings, now);
+    let reconciling = observed.status.condition("Reconciling");
+    let at_work_since = reconciling.map(|condition| condition.last_transition_time.0);
+    context.admission.ask(object, &plan.tasks, at_work_since, now);
+    let turns = context.admission.turns(object);
+    if turns == observed.turns {
+        return (observed, plan);
+    }
+    observed.turns = turns;
+    let plan = plan::plan(image, &observed, &context.settings, now);
+    (observed, plan)
+}
+
+fn error_policy(image: Arc<MultiArchImage>, _: &Error, context: Arc<Context>) -> Action {
     let object = ObjectRef::from_obj(&*image);
     let attempts = {
         let mut failures = context.failures();
-        let attempts = failures.entry(object.clone()).or_default();
+        let attempts = failures.entry(object).or_default();
         *attempts += 1;
         *attempts
     };
-    tracing::warn!(image = %object, attempts, "{error}");
     Action::requeue(Failure::retry_after(true, attempts, None).unsigned_abs().max(Duration::from_millis(1)))
 }
 
+type Stores = (Store<MultiArchImage>, Store<Job>, Store<Pod>, Option<Store<PartialObjectMeta<Node>>>);
+
 impl Context {
+    /// Whenever a task ends or a turn comes, its image is sent to `ended`.
+    fn new(
+        client: &Client,
+        settings: Settings,
+        (images, jobs, pods, nodes): Stores,
+        ended: mpsc::UnboundedSender<ObjectRef<MultiArchImage>>,
+    ) -> Self {
+        let reporter = Reporter { controller: MANAGER.to_owned(), instance: None };
+        Context {
+            watches_ready: all_ready(images.clone(), jobs.clone(), pods.clone(), nodes.clone()),
+            statuses: Statuses::new(client.clone(), Recorder::new(client.clone(), reporter)),
+            performer: Performer {
+                cluster: client.clone(),
+                registry: settings.registry,
+                git: settings.git,
+                hosts: Arc::clone(&settings.policies.hosts),
+                images,
+                claims: Arc::default(),
+                permits: Arc::new(Semaphore::new(TASK_LIMIT)),
+                unpacking: Arc::new(Semaphore::new(UNPACKING_LIMIT)),
+            },
+            admission: Admission::new(&settings.builder, jobs.clone(), pods.clone(), ended.clone()),
+            jobs,
+            pods,
+            nodes,
+            tasks: Tasks::new(ended, settings.metrics.clone()),
+            settings: plan::Settings { builder: settings.builder, policies: settings.policies },
+            failures: Mutex::default(),
+            stopping: CancellationToken::new(),
+            started: Timestamp::now(),
+            metrics: settings.metrics,
+        }
+    }
+
+    /// Keeps account of who publishes under which tag, and wakes whoever that concerns.
+    fn see(
+        &self,
+        event: &Event<MultiArchImage>,
+        concerned: &mpsc::UnboundedSender<ObjectRef<MultiArchImage>>,
+    ) {
+        let mut claims = self.performer.claims();
+        let others = match event {
+            Event::Init => {
+                claims.begin_list();
+                HashSet::new()
+            }
+            Event::InitApply(image) | Event::Apply(image) => {
+                claims.set(image, self.settings.policies.denial(image).is_none())
+            }
+            Event::InitDone => claims.end_list(),
+            Event::Delete(image) => claims.remove(&ObjectRef::from_obj(image)),
+        };
+        drop(claims);
+        if let Event::Delete(image) = event {
+            self.forget(&ObjectRef::from_obj(image));
+        }
+        // The receiver lives as long as the controller; after it nobody publishes.
+        others.into_iter().for_each(|other| drop(concerned.unbounded_send(other)));
+    }
+
+    /// How things stand, for a scrape.
+    fn levels(&self) -> Levels {
+        let images = self.performer.images.state();
+        let (running, queued) = self.admission.counts();
+        Levels::of(images.iter().map(Arc::as_ref), running, queued)
+    }
+
     fn forget(&self, object: &ObjectRef<MultiArchImage>) {
         self.tasks.forget(object);
         self.statuses.forget(object);
+        self.admission.forget(object);
         self.failures().remove(object);
     }
 

@@ -1,21 +1,34 @@
 //! Performs the tasks: every call to a registry, a git server or the API server on behalf of one image.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{FutureExt as _, TryFutureExt as _};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Semaphore;
 
+use super::objects;
+use super::secrets::{self, keyring};
 use super::tasks::{Perform, Problem};
-use super::{jobs, secrets::keyring};
 use crate::api::{ANNOTATION_REBUILD, MultiArchImage, Reason};
-use crate::image::{self, PlatformCheck, PublishError, ResolveError};
+use crate::dockerfile::BaseImage;
+use crate::image::{
+    self, AssembledIndex, BaseImageError, ContextImageError, PublishError, ResolveError, ResolvedImage,
+};
+use crate::network::HostPolicy;
+use crate::plan::Conflict;
+use crate::plan::claims::Claims;
 use crate::plan::task::{Found, Task};
 use crate::registry::{Digest, Kind, Session};
 use crate::{git, registry};
+
+/// A build does not wait longer for what its builder reads anyway.
+const READ_FILE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The operator's hands.
 #[derive(Clone)]
@@ -26,10 +39,16 @@ pub struct Performer {
     pub registry: registry::Client,
     /// Every git server.
     pub git: git::Client,
+    /// Which of them namespaces may lead the operator to.
+    pub hosts: Arc<HostPolicy>,
     /// What the API server last said of the images, to look once more before a tag is moved.
     pub images: Store<MultiArchImage>,
+    /// Who publishes under which tag.
+    pub claims: Arc<Mutex<Claims>>,
     /// Bounds the tasks that talk to registries and git servers at once.
     pub permits: Arc<Semaphore>,
+    /// Bounds the images that are unpacked at once.
+    pub unpacking: Arc<Semaphore>,
 }
 
 impl Perform for Performer {
@@ -54,15 +73,29 @@ impl Perform for Performer {
 fn leaves_the_cluster(task: &Task) -> bool {
     match task {
         Task::ResolveCommit { .. }
+        | Task::ResolveContextImage { .. }
         | Task::ResolveImage { .. }
+        | Task::CheckBaseImages { .. }
         | Task::InspectBuild { .. }
         | Task::CopyImage { .. }
-        | Task::Publish { .. } => true,
+        | Task::Publish { .. }
+        | Task::Check { .. } => true,
         Task::CheckSecrets { .. }
         | Task::ReadConfigMap { .. }
+        // The git client limits itself, and a server that is slow there must keep nobody else waiting.
+        | Task::ReadFile { .. }
+        | Task::CheckBuildSecrets { .. }
         | Task::CreateJob { .. }
+        | Task::AwaitTurn { .. }
         | Task::MergeSecrets { .. }
-        | Task::DeleteJob { .. } => false,
+        | Task::DeleteJob { .. }
+        | Task::SetFinalizer { .. }
+        // Few requests, which keep a resource from going.
+        | Task::DeleteTags { .. }
+        // Has a bound of its own.
+        | Task::InspectProgram { .. }
+        | Task::CreatePod { .. }
+        | Task::DeletePod { .. } => false,
     }
 }
 
@@ -71,58 +104,115 @@ impl Performer {
         let namespace = object.namespace.as_deref().unwrap_or_default();
         match task {
             Task::CheckSecrets { .. } => self.session(object).await.map(|_| Found::Done),
-            Task::ResolveCommit { url, reference, .. } => {
-                Ok(Found::Commit(self.git.resolve(&url, reference.as_deref()).await?))
+            Task::ResolveCommit { url, reference, secret, .. } => {
+                let credentials = secrets::git(&self.cluster, namespace, secret.as_deref()).await?;
+                let commit =
+                    self.git(namespace).resolve(&url, reference.as_deref(), credentials.as_ref()).await?;
+                Ok(Found::Commit(commit))
             }
-            Task::ReadConfigMap { name, dockerfile, .. } => {
-                self.read_config_map(namespace, &name, &dockerfile).await.map(Found::Files)
-            }
-            Task::ResolveImage { reference, platform, .. } => {
+            Task::ResolveContextImage { reference, .. } => {
                 let session = self.session(object).await?;
-                let resolved =
-                    image::resolve(&session, &reference, &platform, PlatformCheck::Enforce).await?;
+                let found = image::context_image(&session, &reference).await?;
+                Ok(Found::ContextImage { digest: found.digest, archive: found.archive })
+            }
+            Task::ReadConfigMap { name, dockerfiles, .. } => {
+                self.read_config_map(namespace, &name, &dockerfiles).await
+            }
+            Task::ReadFile { url, commit, path, secret } => {
+                let credentials = secrets::git(&self.cluster, namespace, secret.as_deref()).await?;
+                let git = self.git(namespace);
+                let file = git.read_file(&url, &commit, &path, credentials.as_ref());
+                match tokio::time::timeout(READ_FILE_PATIENCE, file).await {
+                    Ok(file) => Ok(Found::File(file?)),
+                    Err(_) => Ok(Found::File(None)),
+                }
+            }
+            Task::CheckBuildSecrets { wanted, .. } => {
+                secrets::check(&self.cluster, namespace, &wanted).await.map(|()| Found::Done)
+            }
+            Task::CheckBaseImages { images, .. } => self.check_base_images(object, &images).await,
+            Task::ResolveImage { reference, platform, check, .. } => {
+                let session = self.session(object).await?;
+                let resolved = image::resolve(&session, &reference, &platform, check).await?;
                 Ok(Found::Image(Arc::new(resolved)))
             }
-            Task::InspectBuild { repository, digest, platform } => {
+            Task::InspectBuild { repository, digest, platform, check, .. } => {
                 let session = self.session(object).await?;
                 let reference = repository.with_digest(&digest);
-                let resolved = image::resolve(&session, &reference, &platform, PlatformCheck::Enforce).await;
+                let resolved = image::resolve(&session, &reference, &platform, check).await;
                 let resolved = resolved.map_err(built)?;
                 Ok(Found::Image(Arc::new(resolved)))
             }
-            Task::CopyImage { from, to, image } => {
+            Task::CopyImage { from, to, image, .. } => {
                 let session = self.session(object).await?;
                 for manifest in image.manifests() {
                     session.copy(&from, &to, manifest).await.map_err(|error| written(&error))?;
                 }
                 Ok(Found::Done)
             }
-            Task::CreateJob { job } => {
-                jobs::create(&self.cluster, namespace, *job).await?;
+            Task::CreateJob { job, claim } => {
+                if let Some(claim) = claim {
+                    objects::create(&self.cluster, namespace, *claim).await?;
+                }
+                objects::create(&self.cluster, namespace, *job).await?;
                 Ok(Found::Done)
+            }
+            Task::AwaitTurn { job, .. } => {
+                Err(Problem::transient(Reason::Queued, format!("job/{job} waits for its turn")))
             }
             Task::MergeSecrets { job, uid, secrets, .. } => {
                 let target = self.current(object)?.spec.target.repository.parse();
                 let target = target.map_err(|error: registry::ParseReferenceError| {
                     Problem::lasting(Reason::InvalidSpec, error.to_string())
                 })?;
-                jobs::merge_secrets(&self.cluster, namespace, (&job, &uid), &secrets, &target).await?;
+                secrets::merge(&self.cluster, namespace, (&job, &uid), &secrets, &target).await?;
                 Ok(Found::Done)
             }
             Task::DeleteJob { name, uid } => {
-                jobs::delete(&self.cluster, namespace, &name, &uid).await?;
+                objects::delete::<Job>(&self.cluster, namespace, &name, &uid).await?;
                 Ok(Found::Done)
             }
-            Task::Publish { generation, repository, tags, index, policy } => {
+            Task::Publish { generation, repository, tags, index, platform_tags, policy, .. } => {
                 let session = self.session(object).await?;
                 // Whoever edited the spec meanwhile wants another index under these tags.
                 if self.current(object)?.metadata.generation != Some(generation) {
                     return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
                 }
-                image::publish(&session, &repository, &index, &tags, policy).await?;
+                if let Some(Conflict { tag, holder }) = self.claims().conflict(object) {
+                    let message = format!("{tag} is published by {holder}");
+                    return Err(Problem::transient(Reason::TagConflict, message));
+                }
+                let images = by_image(&platform_tags);
+                image::publish_with_images(&session, &repository, &index, &tags, &images, policy).await?;
+                Ok(Found::Done)
+            }
+            Task::Check { sources, published, git, .. } => {
+                self.check(object, (&sources, &published), git.as_ref()).await
+            }
+            Task::SetFinalizer { present } => self.set_finalizer(object, present).await,
+            Task::DeleteTags { tags } => self.delete_tags(object, &tags).await,
+            Task::InspectProgram { repository, image, platform } => {
+                let permit = self.unpacking.acquire();
+                let _permit = permit.await.map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
+                let session = self.session(object).await?;
+                let finding = image::inspect_program_of(&session, &repository, &image, &platform).await;
+                let denied = Reason::AuthenticationFailed;
+                Ok(Found::Program(finding.map_err(|error| Problem::of_registry(&error, denied))?))
+            }
+            Task::CreatePod { pod } => {
+                objects::create(&self.cluster, namespace, *pod).await?;
+                Ok(Found::Done)
+            }
+            Task::DeletePod { name, uid } => {
+                objects::delete::<Pod>(&self.cluster, namespace, &name, &uid).await?;
                 Ok(Found::Done)
             }
         }
+    }
+
+    pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
+        // No code panics while it holds the lock in a half-changed state.
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self, object: &ObjectRef<MultiArchImage>) -> Result<Arc<MultiArchImage>, Problem> {
@@ -130,13 +220,41 @@ impl Performer {
     }
 
     /// A session with the credentials as they are in the Secrets right now.
-    async fn session(&self, object: &ObjectRef<MultiArchImage>) -> Result<Session, Problem> {
+    pub(super) async fn session(&self, object: &ObjectRef<MultiArchImage>) -> Result<Session, Problem> {
         let image = self.current(object)?;
         let namespace = object.namespace.as_deref().unwrap_or_default();
         let names: Vec<String> =
             image.spec.registry_secrets.iter().map(|secret| secret.name.clone()).collect();
         let keyring = keyring(&self.cluster, namespace, &names).await?;
-        Ok(self.registry.session(Arc::new(keyring)))
+        let registry = self.registry.limited_to(self.hosts.access(namespace));
+        Ok(registry.session(Arc::new(keyring)))
+    }
+
+    /// The git servers that a namespace may lead us to.
+    pub(super) fn git(&self, namespace: &str) -> git::Client {
+        self.git.limited_to(self.hosts.access(namespace))
+    }
+
+    /// Only what is certain keeps a build from being tried: the builder may reach what we do not.
+    async fn check_base_images(
+        &self,
+        object: &ObjectRef<MultiArchImage>,
+        images: &[BaseImage],
+    ) -> Result<Found, Problem> {
+        let session = self.session(object).await?;
+        match image::check_base_images(&session, images).await {
+            Ok(_) => Ok(Found::Done),
+            Err(error @ BaseImageError::PlatformMissing { .. }) => {
+                Err(Problem::lasting(Reason::BaseImagePlatformMissing, error.to_string()))
+            }
+            Err(error @ BaseImageError::NotFound { .. }) => {
+                Err(Problem::lasting(Reason::BaseImageNotFound, error.to_string()))
+            }
+            Err(error @ BaseImageError::Registry { .. }) => {
+                tracing::info!("base images are not checked: {error}");
+                Ok(Found::Done)
+            }
+        }
     }
 
     /// The SHA-256 of every file of a ConfigMap.
@@ -144,8 +262,8 @@ impl Performer {
         &self,
         namespace: &str,
         name: &str,
-        dockerfile: &str,
-    ) -> Result<BTreeMap<String, String>, Problem> {
+        dockerfiles: &BTreeSet<String>,
+    ) -> Result<Found, Problem> {
         let api: Api<ConfigMap> = Api::namespaced(self.cluster.clone(), namespace);
         let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
         let Some(config_map) = found else {
@@ -155,14 +273,34 @@ impl Performer {
         let data = config_map.data.unwrap_or_default();
         let binary = config_map.binary_data.unwrap_or_default();
         let keys: Vec<&str> = data.keys().chain(binary.keys()).map(String::as_str).collect();
-        if !keys.contains(&dockerfile) {
+        if let Some(dockerfile) = dockerfiles.iter().find(|name| !keys.contains(&name.as_str())) {
             let message = format!("configmap/{name} has no key {dockerfile:?}; it has: {}", list(&keys));
             return Err(Problem::lasting(Reason::ContextNotFound, message));
         }
         let texts = data.iter().map(|(key, value)| (key, value.as_bytes()));
         let files = texts.chain(binary.iter().map(|(key, value)| (key, value.0.as_slice())));
-        Ok(files.map(|(key, content)| (key.clone(), Digest::sha256(content).hex().to_owned())).collect())
+        let mut found = (BTreeMap::new(), BTreeMap::new());
+        for (key, content) in files {
+            found.0.insert(key.clone(), Digest::sha256(content).hex().to_owned());
+            if dockerfiles.contains(key) {
+                found.1.insert(key.clone(), Bytes::copy_from_slice(content));
+            }
+        }
+        Ok(Found::Files { sums: found.0, dockerfiles: found.1 })
     }
+}
+
+/// Every image once, with all its tags.
+fn by_image(platform_tags: &[(String, Arc<ResolvedImage>)]) -> Vec<(AssembledIndex, Vec<String>)> {
+    let mut images: Vec<(AssembledIndex, Vec<String>)> = Vec::new();
+    for (tag, child) in platform_tags {
+        let digest = &child.image.descriptor.digest;
+        match images.iter_mut().find(|(image, _)| image.descriptor.digest == *digest) {
+            Some((_, tags)) => tags.push(tag.clone()),
+            None => images.push(((&child.image).into(), vec![tag.clone()])),
+        }
+    }
+    images
 }
 
 fn list(names: &[&str]) -> String {
@@ -199,10 +337,14 @@ impl From<git::Error> for Problem {
         let message = error.to_string();
         match error {
             git::Error::Unavailable { .. } => Problem::transient(Reason::ContextUnavailable, message),
-            git::Error::Denied { .. } => Problem::lasting(Reason::AuthenticationFailed, message),
-            git::Error::NoRepository { .. } | git::Error::NoReference { .. } => {
-                Problem::lasting(Reason::ContextNotFound, message)
+            git::Error::HostDenied { .. } => Problem::lasting(Reason::HostDenied, message),
+            git::Error::NotInspectable { .. } => Problem::lasting(Reason::ContextUnavailable, message),
+            git::Error::Denied { .. } | git::Error::HostKey { .. } | git::Error::Credentials { .. } => {
+                Problem::lasting(Reason::AuthenticationFailed, message)
             }
+            git::Error::NoRepository { .. }
+            | git::Error::NoReference { .. }
+            | git::Error::NoCommit { .. } => Problem::lasting(Reason::ContextNotFound, message),
         }
     }
 }
@@ -215,6 +357,20 @@ impl From<ResolveError> for Problem {
                 Problem::lasting(Reason::PlatformMismatch, error.to_string())
             }
             _ => Problem::lasting(Reason::SourceNotFound, error.to_string()),
+        }
+    }
+}
+
+impl From<ContextImageError> for Problem {
+    fn from(error: ContextImageError) -> Self {
+        match &error {
+            ContextImageError::Registry(cause) if cause.kind() == Kind::NotFound => {
+                Problem::lasting(Reason::ContextNotFound, error.to_string())
+            }
+            ContextImageError::Registry(cause) => Problem::of_registry(cause, Reason::AuthenticationFailed),
+            ContextImageError::Unusable { .. } => {
+                Problem::lasting(Reason::ContextNotFound, error.to_string())
+            }
         }
     }
 }
@@ -250,11 +406,12 @@ impl From<PublishError> for Problem {
 }
 
 impl Problem {
-    fn of_registry(error: &registry::Error, denied: Reason) -> Self {
+    pub(super) fn of_registry(error: &registry::Error, denied: Reason) -> Self {
         let reason = match error.kind() {
             Kind::NotFound => Reason::SourceNotFound,
             Kind::Unauthorized => Reason::AuthenticationFailed,
             Kind::Denied | Kind::Rejected => denied,
+            Kind::HostDenied => Reason::HostDenied,
             Kind::RateLimited => Reason::RateLimited,
             Kind::Unavailable => Reason::RegistryUnavailable,
             Kind::DigestMismatch => Reason::DigestMismatch,

@@ -1,11 +1,17 @@
-//! Reads registry credentials, each time anew, so that a rotated Secret is used at once.
+//! Reads registry credentials, each time anew, so that a rotated Secret is used at once, and gives builders what they may
+//! use of them.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, Patch, PatchParams};
 
 use super::tasks::Problem;
-use crate::api::Reason;
-use crate::registry::Keyring;
+use crate::api::{MANAGER, Reason};
+use crate::git;
+use crate::plan::task::SecretKeys;
+use crate::registry::{Keyring, Repository};
+
+const CREDENTIALS_TYPE: &str = "kubernetes.io/dockerconfigjson";
 
 /// The credentials of Secrets of one namespace, all of which must be there.
 pub(super) async fn keyring(
@@ -13,15 +19,9 @@ pub(super) async fn keyring(
     namespace: &str,
     names: &[String],
 ) -> Result<Keyring, Problem> {
-    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
     let mut keyring = Keyring::default();
     for name in names {
-        let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
-        let Some(secret) = found else {
-            let message = format!("secret/{name} does not exist in namespace {namespace}; create it");
-            return Err(Problem::transient(Reason::SecretNotFound, message));
-        };
-        let data = secret.data.unwrap_or_default();
+        let data = get(cluster, namespace, name).await?.data.unwrap_or_default();
         let Some(document) = data.get(".dockerconfigjson").or(data.get(".dockercfg")) else {
             let message = format!(
                 "secret/{name} has no key .dockerconfigjson; make it by kubectl create secret docker-registry"
@@ -33,4 +33,88 @@ pub(super) async fn keyring(
             .map_err(|error| Problem::transient(Reason::SecretInvalid, error.to_string()))?;
     }
     Ok(keyring)
+}
+
+/// Whether Secrets are there with their keys.
+pub(super) async fn check(
+    cluster: &kube::Client,
+    namespace: &str,
+    wanted: &[SecretKeys],
+) -> Result<(), Problem> {
+    for secret in wanted {
+        let name = &secret.name;
+        let data = get(cluster, namespace, name).await?.data.unwrap_or_default();
+        if let Some(names) =
+            secret.keys.iter().find(|names| !names.iter().any(|name| data.contains_key(name)))
+        {
+            let has: Vec<&str> = data.keys().map(String::as_str).collect();
+            let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+            let message = format!("secret/{name} has no key {}; it has: {has}", names.join(" or "));
+            return Err(Problem::transient(Reason::SecretInvalid, message));
+        }
+    }
+    Ok(())
+}
+
+/// What a git server asks for, as a Secret has it.
+pub(super) async fn git(
+    cluster: &kube::Client,
+    namespace: &str,
+    name: Option<&str>,
+) -> Result<Option<git::Credentials>, Problem> {
+    let Some(name) = name else { return Ok(None) };
+    let secret = get(cluster, namespace, name).await?;
+    let data = secret.data.unwrap_or_default();
+    // A key with a passphrase takes a second of computing.
+    let read = tokio::task::spawn_blocking(move || {
+        git::Credentials::new(data.iter().map(|(key, value)| (key.as_str(), value.0.as_slice())))
+    });
+    match read.await {
+        Ok(Ok(credentials)) => Ok(Some(credentials)),
+        Ok(Err(error)) => Err(Problem::transient(Reason::SecretInvalid, format!("secret/{name}: {error}"))),
+        Err(error) => Err(Problem::transient(Reason::InternalError, error.to_string())),
+    }
+}
+
+async fn get(cluster: &kube::Client, namespace: &str, name: &str) -> Result<Secret, Problem> {
+    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
+    let found = api.get_opt(name).await.map_err(|error| Problem::cluster(&error))?;
+    found.ok_or_else(|| {
+        let message = format!("secret/{name} does not exist in namespace {namespace}; create it");
+        Problem::transient(Reason::SecretNotFound, message)
+    })
+}
+
+/// Applies one Secret of the Job's name with what its builder may use. It goes when the Job goes.
+pub(super) async fn merge(
+    cluster: &kube::Client,
+    namespace: &str,
+    job: (&str, &str),
+    names: &[String],
+    target: &Repository,
+) -> Result<(), Problem> {
+    let (name, uid) = job;
+    let keyring = keyring(cluster, namespace, names).await?;
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())].into()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "batch/v1".to_owned(),
+                kind: "Job".to_owned(),
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]),
+            ..ObjectMeta::default()
+        },
+        type_: Some(CREDENTIALS_TYPE.to_owned()),
+        string_data: Some([(".dockerconfigjson".to_owned(), keyring.docker_config(target))].into()),
+        ..Secret::default()
+    };
+    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
+    let parameters = PatchParams::apply(MANAGER);
+    api.patch(name, &parameters, &Patch::Apply(&secret)).await.map_err(|error| Problem::cluster(&error))?;
+    Ok(())
 }

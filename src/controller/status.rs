@@ -1,6 +1,7 @@
 //! Status: one server-side apply, only when something changed, and the events that tell of the change.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kube::api::{Api, Patch, PatchParams};
@@ -86,20 +87,24 @@ impl Statuses {
     /// Tells people, by the log and by events. An event that cannot be written is not worth a retry.
     pub async fn announce(&self, image: &MultiArchImage, notes: Vec<Note>) {
         for note in notes {
-            let object = ObjectRef::from_obj(image);
             match note.warning {
-                true => tracing::warn!(image = %object, reason = note.reason, "{}", note.message),
-                false => tracing::info!(image = %object, reason = note.reason, "{}", note.message),
+                true => tracing::warn!(reason = note.reason, "{}", note.message),
+                false => tracing::info!(reason = note.reason, "{}", note.message),
             }
+            // kube's recorder counts events of one action and reason as one and keeps the text of the first: another
+            // text is another action to it.
+            let mut text = DefaultHasher::new();
+            note.message.hash(&mut text);
+            let action = format!("{}#{:x}", note.action, text.finish());
             let event = Event {
                 type_: if note.warning { EventType::Warning } else { EventType::Normal },
                 reason: note.reason,
                 note: Some(note.message),
-                action: note.action,
+                action,
                 secondary: None,
             };
             if let Err(error) = self.recorder.publish(&event, &image.object_ref(&())).await {
-                tracing::warn!(image = %ObjectRef::from_obj(image), %error, "an event was not written");
+                tracing::warn!(%error, "an event was not written");
             }
         }
     }

@@ -2,7 +2,9 @@
 //! due, and stops at once what is wanted no more.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
@@ -10,9 +12,15 @@ use futures::channel::mpsc::UnboundedSender;
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument as _, Span};
 
+use super::ends::Ends;
 use crate::api::{MultiArchImage, Reason};
+use crate::metrics::{Metrics, RunningTask};
 use crate::plan::task::{Epoch, Fact, Facts, Failure, Found, Task};
+use crate::telemetry;
 
 type Object = ObjectRef<MultiArchImage>;
 
@@ -55,6 +63,13 @@ pub trait Perform: Send + Sync + 'static {
 pub struct Tasks {
     objects: Mutex<HashMap<Object, HashMap<String, Entry>>>,
     ended: UnboundedSender<Object>,
+    metrics: Metrics,
+    /// Everything that runs, and of that what changes something others see.
+    running: TaskTracker,
+    writing: TaskTracker,
+    /// Nothing is begun any more.
+    is_closed: AtomicBool,
+    ends: Ends,
 }
 
 #[derive(Default)]
@@ -62,8 +77,8 @@ struct Entry {
     running: Option<AbortHandle>,
     fact: Option<Fact>,
     attempts: u32,
-    /// How long after a good end it is done once more, if it is still wanted.
-    repeat_after: Option<SignedDuration>,
+    /// What was started last, which knows when to do it once more.
+    started: Option<Task>,
     repeat_at: Option<Timestamp>,
     /// When it was started last. Who edits or asks anew has perhaps mended what failed: the failure of an earlier
     /// epoch is forgotten, while what is done or under way stays.
@@ -72,20 +87,27 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Some(running) = &self.running {
-            running.abort();
-        }
+        self.abort();
     }
 }
 
 impl Tasks {
     /// No tasks yet. Whenever one ends, its object is sent to `ended`.
-    pub fn new(ended: UnboundedSender<Object>) -> Arc<Self> {
-        Arc::new(Tasks { objects: Mutex::default(), ended })
+    pub fn new(ended: UnboundedSender<Object>, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Tasks {
+            objects: Mutex::default(),
+            ended,
+            metrics,
+            running: TaskTracker::new(),
+            writing: TaskTracker::new(),
+            is_closed: AtomicBool::new(false),
+            ends: Ends::default(),
+        })
     }
 
     /// How the object's tasks have ended, as far as it counts in an epoch.
     pub fn facts(&self, object: &Object, epoch: &Epoch) -> Facts {
+        self.ends.plan(object);
         let mut facts = Facts::default();
         for (key, entry) in self.lock().get(object).into_iter().flatten() {
             if let Some(fact) = entry.fact.as_ref().filter(|_| !entry.is_outdated(epoch)) {
@@ -96,7 +118,7 @@ impl Tasks {
     }
 
     /// Makes the object's tasks those that are wanted: others are stopped and forgotten, new ones and due
-    /// failures are started.
+    /// failures are started. What the plan makes of the facts stands in the status by now.
     pub fn want<P: Perform>(
         self: &Arc<Self>,
         object: &Object,
@@ -105,6 +127,7 @@ impl Tasks {
         now: Timestamp,
         performer: &P,
     ) {
+        self.ends.record(object);
         let mut objects = self.lock();
         if wanted.is_empty() {
             objects.remove(object);
@@ -119,18 +142,43 @@ impl Tasks {
             if entry.is_outdated(epoch) {
                 (entry.fact, entry.attempts) = (None, 0);
             }
-            if entry.is_due(now) {
+            let is_open = !self.is_closed.load(Ordering::Acquire);
+            if is_open && entry.is_due(now) && !matches!(task, Task::AwaitTurn { .. }) {
                 entry.epoch = epoch.clone();
-                entry.repeat_after = task.repeat_after();
+                entry.started = Some(task.clone());
+                let running = self.metrics.task(task.kind());
+                // At the highest level, so that no filter takes its fields from the lines that it leaves.
+                let span = tracing::error_span!("task", task = task.kind(), task_id = identifier(&key));
+                let writing = task.writes().then(|| self.writing.token());
                 let work = performer.perform(object, task);
-                entry.running = Some(self.start(object.clone(), key, work));
+                entry.running = Some(self.start(object.clone(), key, work, (running, writing), span));
             }
         }
+    }
+
+    /// Begins nothing more, stops what only reads or copies, and waits for what is changing something others see and until
+    /// what came of that is written.
+    pub async fn finish(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        let is_stopped = |entry: &&Entry| !entry.started.as_ref().is_some_and(Task::writes);
+        self.lock().values().flat_map(HashMap::values).filter(is_stopped).for_each(Entry::abort);
+        self.writing.close();
+        self.writing.wait().await;
+        self.ends.all_recorded().await;
+    }
+
+    /// Stops everything, and waits until nothing runs any more.
+    pub async fn stop(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.lock().clear();
+        self.running.close();
+        self.running.wait().await;
     }
 
     /// Stops and forgets everything of an object.
     pub fn forget(&self, object: &Object) {
         self.lock().remove(object);
+        self.ends.forget(object);
     }
 
     fn start(
@@ -138,16 +186,28 @@ impl Tasks {
         object: Object,
         key: String,
         work: impl Future<Output = Result<Found, Problem>> + Send + 'static,
+        (running, writing): (RunningTask, Option<TaskTrackerToken>),
+        span: Span,
     ) -> AbortHandle {
         let tasks = Arc::clone(self);
-        let work = tokio::spawn(async move {
+        let around = span.clone();
+        let work = async move {
             let result =
                 AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(Problem::internal()));
+            match &result {
+                Ok(_) => tracing::debug!("done"),
+                Err(problem) => {
+                    telemetry::fail(&span, problem.reason.as_str());
+                    tracing::debug!(reason = problem.reason.as_str(), "{}", problem.message);
+                }
+            }
+            running.end(result.as_ref().err().map(|problem| problem.reason));
             tasks.end(&object, &key, result);
             // The receiver lives as long as the controller; after it nobody needs to know.
             let _ = tasks.ended.unbounded_send(object);
-        });
-        work.abort_handle()
+            drop(writing);
+        };
+        self.running.spawn(work.instrument(around)).abort_handle()
     }
 
     fn end(&self, object: &Object, key: &str, result: Result<Found, Problem>) {
@@ -158,10 +218,11 @@ impl Tasks {
             return;
         }
         entry.running = None;
+        let writes = entry.started.as_ref().is_some_and(Task::writes);
         match result {
             Ok(found) => {
                 entry.fact = Some(Fact::Known(found));
-                entry.repeat_at = entry.repeat_after.and_then(|wait| Timestamp::now().checked_add(wait).ok());
+                entry.repeat_at = entry.started.as_ref().and_then(|task| task.repeat_at(Timestamp::now()));
             }
             Err(problem) => {
                 entry.attempts += 1;
@@ -171,6 +232,9 @@ impl Tasks {
                 entry.fact = Some(Fact::Failed(Failure { reason, message, transient, retry_at }));
             }
         }
+        if writes {
+            self.ends.add(object);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Object, HashMap<String, Entry>>> {
@@ -179,7 +243,20 @@ impl Tasks {
     }
 }
 
+/// Tells one task from another in the log; its key is long.
+fn identifier(key: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    format!("{:08x}", hasher.finish() & u64::from(u32::MAX))
+}
+
 impl Entry {
+    fn abort(&self) {
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+
     fn is_outdated(&self, epoch: &Epoch) -> bool {
         matches!(self.fact, Some(Fact::Failed(_))) && self.epoch != *epoch
     }
@@ -228,7 +305,8 @@ mod tests {
     #[tokio::test]
     async fn a_write_whose_effect_is_never_seen_is_done_again_in_time_and_not_before() {
         let (ended, mut ends) = unbounded();
-        let (tasks, object, epoch) = (Tasks::new(ended), Object::new("web"), Epoch::default());
+        let (tasks, object, epoch) =
+            (Tasks::new(ended, Metrics::new()), Object::new("web"), Epoch::default());
         let wanted = vec![Task::DeleteJob { name: "web".into(), uid: "uid".into() }];
         let now = Timestamp::now();
         tasks.want(&object, wanted.clone(), &epoch, now, &Succeed);
@@ -242,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn the_failure_of_an_earlier_epoch_is_forgotten_and_tried_again_at_once() {
         let (ended, mut ends) = unbounded();
-        let (tasks, object, now) = (Tasks::new(ended), Object::new("web"), Timestamp::now());
+        let (tasks, object, now) = (Tasks::new(ended, Metrics::new()), Object::new("web"), Timestamp::now());
         let wanted = vec![Task::DeleteJob { name: "web".into(), uid: "uid".into() }];
         let first = Epoch { generation: 1, ..Epoch::default() };
         tasks.want(&object, wanted.clone(), &first, now, &Refuse);

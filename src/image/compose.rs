@@ -21,7 +21,7 @@ use crate::registry::{
 /// What an index is made of and where it goes.
 #[derive(Debug, Clone, Default)]
 pub struct Composition {
-    /// An index whose images are kept unless `sources` have another for their platform. None there is none kept.
+    /// An index whose images are kept unless `sources` have another for their platform. If there is none, none is kept.
     pub base: Option<Reference>,
     /// The images, in the order of the index.
     pub sources: Vec<Source>,
@@ -109,6 +109,14 @@ pub enum ComposeError {
 impl From<Error> for ComposeError {
     fn from(error: Error) -> Self {
         Self::Resolve(error.into())
+    }
+}
+
+impl Composition {
+    /// All repositories that are talked to, the first target first.
+    pub fn repositories(&self) -> Vec<&Repository> {
+        let targets = self.targets.iter().map(|target| &target.repository);
+        targets.chain(self.sources.iter().map(|source| source.reference.repository())).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::api::IndexFormat;
-use crate::registry::{Descriptor, Digest, LARGEST_MANIFEST, MediaType};
+use crate::registry::{Descriptor, Digest, LARGEST_MANIFEST, Manifest, MediaType};
 
 /// The format of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,13 @@ pub struct AssembledIndex {
     pub bytes: Bytes,
     /// What people should know, though the index is valid.
     pub warnings: Vec<String>,
+}
+
+/// What is there already, as it is; an image that is alone under its tag as well.
+impl From<&Manifest> for AssembledIndex {
+    fn from(Manifest { descriptor, bytes }: &Manifest) -> Self {
+        Self { descriptor: descriptor.clone(), bytes: bytes.clone(), warnings: Vec::new() }
+    }
 }
 
 /// Why there can be no such index.

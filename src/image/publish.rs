@@ -60,6 +60,19 @@ pub enum PublishError {
     },
 }
 
+/// The tags of each repository, repositories in the order they were named.
+pub fn by_repository(references: &[Reference]) -> Vec<(&Repository, Vec<&str>)> {
+    let mut grouped: Vec<(&Repository, Vec<&str>)> = Vec::new();
+    for reference in references {
+        let tag = reference.tag();
+        match grouped.iter_mut().find(|(repository, _)| *repository == reference.repository()) {
+            Some((_, tags)) => tags.extend(tag),
+            None => grouped.push((reference.repository(), tag.into_iter().collect())),
+        }
+    }
+    grouped
+}
+
 /// Tags to publish under, and what they hold before anything is written.
 #[derive(Debug, Clone)]
 pub struct Tags {
@@ -219,9 +232,38 @@ pub async fn publish(
     tags: &[impl AsRef<str>],
     policy: TagPolicy,
 ) -> Result<Vec<(Reference, TagChange)>, PublishError> {
-    let tags = Tags::read(session, repository, tags).await?;
-    tags.check(policy, &index.descriptor.digest)?;
-    Ok(tags.write(session, index).await?)
+    publish_with_images(session, repository, index, tags, &[], policy).await
+}
+
+/// The same, with tags for images of the index too, which are written before its own: one round trip more. No tag is
+/// written before all are known to be free.
+///
+/// # Errors
+/// See [`PublishError`].
+pub async fn publish_with_images(
+    session: &Session,
+    repository: &Repository,
+    index: &AssembledIndex,
+    tags: &[impl AsRef<str>],
+    images: &[(AssembledIndex, Vec<String>)],
+    policy: TagPolicy,
+) -> Result<Vec<(Reference, TagChange)>, PublishError> {
+    let of_images = images.iter().map(|(_, tags)| Tags::read(session, repository, tags));
+    let (of_index, of_images) =
+        futures::try_join!(Tags::read(session, repository, tags), try_join_all(of_images))?;
+    let held = of_images.into_iter().zip(images.iter().map(|(image, _)| image));
+    let held: Vec<(Tags, &AssembledIndex)> = held.collect();
+    of_index.check(policy, &index.descriptor.digest)?;
+    for (tags, image) in &held {
+        tags.check(policy, &image.descriptor.digest)?;
+    }
+    let mut changes: Vec<_> = try_join_all(held.into_iter().map(|(tags, image)| tags.write(session, image)))
+        .await?
+        .into_iter()
+        .flatten()
+        .collect();
+    changes.extend(of_index.write(session, index).await?);
+    Ok(changes)
 }
 
 /// What the tag holds, and what that lists.

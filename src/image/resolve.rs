@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::find::{Found, find};
 use super::manifest::{ImageConfig, ImageManifest};
+use crate::api::Enforcement;
 use crate::platform::Platform;
 use crate::registry::{
     Descriptor, DescriptorPlatform, Error, LARGEST_MANIFEST, Manifest, Reference, Repository, Session,
@@ -19,6 +20,16 @@ pub enum PlatformCheck {
     Warn,
     /// The image is taken.
     Off,
+}
+
+impl From<Enforcement> for PlatformCheck {
+    fn from(enforcement: Enforcement) -> Self {
+        match enforcement {
+            Enforcement::Enforce => PlatformCheck::Enforce,
+            Enforcement::Warn => PlatformCheck::Warn,
+            Enforcement::Off => PlatformCheck::Off,
+        }
+    }
 }
 
 /// An image for one platform, as its registry has it, verified.

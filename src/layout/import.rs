@@ -11,7 +11,7 @@ use super::contents::{Contents, ManifestStore as _, described, filtered, filtere
 use super::entry::Entry;
 use super::error::LayoutError;
 use super::reader::Layout;
-use crate::image::{AssembledIndex, TagChange, Tags};
+use crate::image::{AssembledIndex, TagChange, Tags, by_repository};
 use crate::platform::Platform;
 use crate::registry::{
     BlobStore, Copied, Descriptor, Digest, Error, Kind, Manifest, Reference, Repository, Session,
@@ -61,8 +61,9 @@ pub async fn import(
     let root = filtered(layout.place(), named, platforms)?;
     let contents = gather(&*layout, root).await?;
     check_blobs(&layout, &contents)?;
-    let root = as_index(&contents.root);
-    let targets = by_repository(targets, &root.descriptor.digest)?;
+    let root = AssembledIndex::from(&contents.root);
+    check_digests(targets, &root.descriptor.digest)?;
+    let targets = by_repository(targets);
     let repositories: Vec<&Repository> = targets.iter().map(|(repository, _)| *repository).collect();
     let session = &session.writing_to(repositories.iter().copied(), repositories.iter().copied());
     let tags = targets.iter().map(|(repository, tags)| Tags::read(session, repository, tags));
@@ -89,29 +90,15 @@ pub async fn import(
     })
 }
 
-/// The tags of each repository, repositories in the order they were named. A target may have a digest only if it is what
-/// will be there.
-fn by_repository<'a>(
-    targets: &'a [Reference],
-    digest: &Digest,
-) -> Result<Vec<(&'a Repository, Vec<&'a str>)>, LayoutError> {
-    let mut grouped: Vec<(&Repository, Vec<&str>)> = Vec::new();
-    for target in targets {
-        if target.digest().is_some_and(|wanted| wanted != digest) {
-            return Err(LayoutError::invalid(target, format!("what is imported has the digest {digest}")));
+/// A target may have a digest only if it is what will be there.
+fn check_digests(targets: &[Reference], digest: &Digest) -> Result<(), LayoutError> {
+    let is_other = |target: &&Reference| target.digest().is_some_and(|wanted| wanted != digest);
+    match targets.iter().find(is_other) {
+        Some(target) => {
+            Err(LayoutError::invalid(target, format!("what is imported has the digest {digest}")))
         }
-        let tag = target.tag();
-        match grouped.iter_mut().find(|(repository, _)| *repository == target.repository()) {
-            Some((_, tags)) => tags.extend(tag),
-            None => grouped.push((target.repository(), tag.into_iter().collect())),
-        }
+        None => Ok(()),
     }
-    Ok(grouped)
-}
-
-/// The manifest as the publishing of indexes takes it, whatever it is.
-fn as_index(Manifest { descriptor, bytes }: &Manifest) -> AssembledIndex {
-    AssembledIndex { descriptor: descriptor.clone(), bytes: bytes.clone(), warnings: Vec::new() }
 }
 
 /// Whether every blob is there with its size; the digests are verified when the bytes are read.
@@ -175,12 +162,8 @@ async fn present(
     let found: Vec<Option<Digest>> = stream::iter(contents.children.iter().flatten().chain(root))
         .map(|manifest| async move {
             let digest = &manifest.descriptor.digest;
-            match session.head_manifest(&target.with_digest(digest)).await {
-                Ok(found) => Ok(found.map(|_| digest.clone())),
-                // Pushing will tell whether that is the reason.
-                Err(error) if error.kind() == Kind::Denied => Ok(None),
-                Err(error) => Err(error),
-            }
+            let is_there = session.has_manifest(&target.with_digest(digest)).await?;
+            Ok::<_, Error>(is_there.then(|| digest.clone()))
         })
         .buffered(PARALLEL)
         .try_collect()

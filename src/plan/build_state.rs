@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason};
+use super::Nodes;
+use crate::api::{
+    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason, controller_uid,
+};
 use crate::build::{BuildReport, ExitCause};
 
 /// Longest log tail that a status carries, in bytes.
@@ -16,6 +20,9 @@ const REPORT_GRACE: SignedDuration = SignedDuration::from_secs(10);
 
 /// How long the Job controller may take to create a pod before something must be in its way.
 const POD_GRACE: SignedDuration = SignedDuration::from_secs(15);
+
+/// The label by which a Job is in a queue of Kueue, which suspends it until there is room.
+const KUEUE_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// What a build's Job and its pods say together.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,17 +71,41 @@ impl<'a> Build<'a> {
         self.pods.last().copied()
     }
 
-    pub fn attempts(&self) -> Option<i32> {
-        i32::try_from(self.pods.len()).ok().filter(|attempts| *attempts > 0)
+    /// When the pod of a build that has succeeded ended: the Job's own time comes a moment after its success.
+    pub fn succeeded_at(&self) -> Option<Time> {
+        let end = self.pods.iter().rev().filter_map(|pod| terminated(pod)).find(|end| end.exit_code == 0)?;
+        end.finished_at.clone().filter(|_| has_condition(self.job, "SuccessCriteriaMet"))
     }
 
-    pub fn state(
-        &self,
-        image: &MultiArchImage,
-        hash: &str,
-        nodes: &[(String, String)],
-        now: Timestamp,
-    ) -> BuildState {
+    /// How the Job was meant to run.
+    pub fn fingerprint(&self) -> Option<&'a str> {
+        self.job.metadata.annotations.as_ref()?.get(ANNOTATION_ATTEMPT).map(String::as_str)
+    }
+
+    /// Whether the Job was meant to run otherwise than is wanted now, and nothing is lost with it: it has not begun or has
+    /// failed.
+    pub fn is_outdated(&self, state: &BuildState, fingerprint: &str) -> bool {
+        let Some(found) = self.fingerprint() else { return false };
+        let how = |fingerprint: &str| fingerprint.split('.').next().map(str::to_owned);
+        match state {
+            BuildState::Unborn { .. } | BuildState::Starting { .. } | BuildState::Waiting { .. } => {
+                self.latest_pod().is_none_or(|pod| phase(pod) == "Pending") && how(found) != how(fingerprint)
+            }
+            BuildState::Failed { .. } => found != fingerprint,
+            _ => false,
+        }
+    }
+
+    /// The pods that there are, or those that the Job has counted: it remembers failed ones that have been deleted.
+    pub fn attempts(&self) -> Option<i32> {
+        let counted =
+            self.job.status.as_ref().map_or(0, |status| {
+                [status.active, status.succeeded, status.failed].into_iter().flatten().sum()
+            });
+        i32::try_from(self.pods.len()).ok().map(|seen| seen.max(counted)).filter(|attempts| *attempts > 0)
+    }
+
+    pub fn state(&self, image: &MultiArchImage, hash: &str, nodes: &Nodes, now: Timestamp) -> BuildState {
         let name = self.job.metadata.name.as_deref().unwrap_or_default();
         if !is_owned_by(self.job, image) {
             return BuildState::Foreign(format!(
@@ -145,7 +176,10 @@ impl<'a> Build<'a> {
         BuildState::Waiting { reason: Reason::PodNotCreated, message }
     }
 
-    fn running(&self, nodes: &[(String, String)], now: Timestamp) -> BuildState {
+    fn running(&self, nodes: &Nodes, now: Timestamp) -> BuildState {
+        if is_suspended(self.job) {
+            return BuildState::Waiting { reason: Reason::Queued, message: suspended(self.job) };
+        }
         let Some(pod) = self.latest_pod() else { return self.without_pod(now) };
         match phase(pod) {
             "Running" => {
@@ -163,14 +197,33 @@ impl<'a> Build<'a> {
     }
 }
 
+/// Who will start a suspended Job; it is never the operator.
+fn suspended(job: &Job) -> String {
+    match job.metadata.labels.as_ref().and_then(|labels| labels.get(KUEUE_QUEUE)) {
+        Some(queue) => format!("suspended: its queue ({KUEUE_QUEUE}: {queue}) will start it"),
+        None => "suspended: whoever set spec.suspend of the Job has to start it".to_owned(),
+    }
+}
+
+/// Why no node takes a pod, in the scheduler's words.
+pub(super) fn unscheduled(pod: &Pod, nodes: &Nodes) -> Option<(Reason, String)> {
+    let message = unschedulable(pod)?;
+    let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.clone()).unwrap_or_default();
+    let label = |key: &str| selector.get(key).map(String::as_str).unwrap_or_default();
+    let (os, architecture) = (label("kubernetes.io/os"), label("kubernetes.io/arch"));
+    Some((
+        if nodes.may_have_labels(os, architecture) {
+            Reason::Unschedulable
+        } else {
+            Reason::NoNodeForPlatform
+        },
+        message,
+    ))
+}
+
 /// Why a pending pod is pending.
-fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
-    if let Some(message) = unschedulable(pod) {
-        let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.clone()).unwrap_or_default();
-        let label = |key: &str| selector.get(key).map(String::as_str).unwrap_or_default();
-        let (os, architecture) = (label("kubernetes.io/os"), label("kubernetes.io/arch"));
-        let exists = nodes.iter().any(|(node_os, node_arch)| node_os == os && node_arch == architecture);
-        let reason = if exists { Reason::Unschedulable } else { Reason::NoNodeForPlatform };
+fn pending(pod: &Pod, nodes: &Nodes) -> BuildState {
+    if let Some((reason, message)) = unscheduled(pod, nodes) {
         return BuildState::Waiting { reason, message };
     }
     let waiting = container(pod).and_then(|status| status.state.as_ref()?.waiting.as_ref());
@@ -202,7 +255,7 @@ fn pending(pod: &Pod, nodes: &[(String, String)]) -> BuildState {
 }
 
 fn is_lasting(pod: &Pod) -> bool {
-    terminated(pod).is_some_and(|end| ExitCause::from_code(end.exit_code).is_some())
+    terminated(pod).and_then(|end| ExitCause::from_code(end.exit_code)).is_some_and(ExitCause::is_lasting)
 }
 
 /// Why a failed pod failed.
@@ -238,17 +291,32 @@ fn cause(pod: &Pod) -> (Reason, String) {
                 .to_owned(),
         );
     };
-    if end.reason.as_deref() == Some("OOMKilled") {
+    // What a kubelet says of a container that was there before its machine was restarted or replaced.
+    if end.reason.as_deref() == Some("ContainerStatusUnknown") {
+        let node = node(pod).unwrap_or("the node");
         return (
-            Reason::BuildOutOfMemory,
-            "the build was killed for want of memory; raise spec.build.pod.resources.limits.memory"
-                .to_owned(),
+            Reason::BuildEvicted,
+            format!("{node} was restarted or replaced, and the build's container with it"),
         );
+    }
+    if end.reason.as_deref() == Some("OOMKilled") && ExitCause::from_code(end.exit_code).is_none() {
+        let said = "the build was killed for want of memory; raise spec.build.pod.resources.limits.memory";
+        return (Reason::BuildOutOfMemory, with_memory_limit(said, pod));
     }
     let words = end.message.as_deref().and_then(last_error).unwrap_or_else(|| "no output".to_owned());
     match ExitCause::from_code(end.exit_code) {
+        Some(ExitCause::OutOfMemory) => (Reason::BuildOutOfMemory, with_memory_limit(&words, pod)),
         Some(cause) => (cause.reason(), words),
         None => (Reason::BuildFailed, format!("{words} (exit code {})", end.exit_code)),
+    }
+}
+
+fn with_memory_limit(said: &str, pod: &Pod) -> String {
+    let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+    let limits = container.and_then(|container| container.resources.as_ref()?.limits.as_ref());
+    match limits.and_then(|limits| limits.get("memory")) {
+        Some(limit) => format!("{said}, which is {}", limit.0),
+        None => said.to_owned(),
     }
 }
 
@@ -269,7 +337,7 @@ fn last_error(log: &str) -> Option<String> {
 }
 
 /// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.
-fn tail(end: &ContainerStateTerminated) -> Option<String> {
+pub(super) fn tail(end: &ContainerStateTerminated) -> Option<String> {
     let message = end.message.as_deref()?.trim_end();
     if message.len() <= LOG_TAIL_LIMIT {
         return (!message.is_empty()).then(|| message.to_owned());
@@ -281,6 +349,23 @@ fn tail(end: &ContainerStateTerminated) -> Option<String> {
 
 pub(super) fn has_finished(job: &Job) -> bool {
     has_condition(job, "Complete") || has_condition(job, "Failed")
+}
+
+/// When a Job ended, well or not.
+pub(super) fn finished_at(job: &Job) -> Option<Time> {
+    let status = job.status.as_ref()?;
+    let failed = conditions(job).find(|condition| condition.type_ == "Failed" && condition.status == "True");
+    status.completion_time.clone().or_else(|| failed?.last_transition_time.clone())
+}
+
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true))
+}
+
+/// Whether a Job counts where the number of running builds is limited: neither ended, nor on its way out, nor kept back
+/// by a queue of its own.
+pub fn counts_as_running(job: &Job) -> bool {
+    !has_finished(job) && job.metadata.deletion_timestamp.is_none() && !is_suspended(job)
 }
 
 pub(super) fn is_owned_by(job: &Job, image: &MultiArchImage) -> bool {
@@ -297,11 +382,6 @@ pub(super) fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-fn controller_uid(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<&str> {
-    let owners = metadata.owner_references.as_ref()?;
-    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
-}
-
 fn has_condition(job: &Job, type_: &str) -> bool {
     conditions(job).any(|condition| condition.type_ == type_ && condition.status == "True")
 }
@@ -314,7 +394,10 @@ fn conditions(job: &Job) -> impl Iterator<Item = &k8s_openapi::api::batch::v1::J
     job.status.iter().flat_map(|status| status.conditions.iter().flatten())
 }
 
-fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+pub(super) fn pod_condition<'a>(
+    pod: &'a Pod,
+    type_: &str,
+) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
 }
@@ -326,12 +409,20 @@ fn unschedulable(pod: &Pod) -> Option<String> {
         .then(|| scheduled.message.clone().unwrap_or_else(|| "no node fits".to_owned()))
 }
 
-fn phase(pod: &Pod) -> &str {
+pub(super) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-fn container(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::ContainerStatus> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+/// The container that is at work or has failed: the one that fetches the context, until it has done so.
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let has_succeeded = |container: &&ContainerStatus| {
+        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        ended.is_some_and(|end| end.exit_code == 0)
+    };
+    let fetching =
+        status.init_container_statuses.iter().flatten().find(|container| !has_succeeded(container));
+    fetching.or_else(|| status.container_statuses.as_ref()?.first())
 }
 
 fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {

@@ -3,12 +3,25 @@
 
 mod build_state;
 mod built;
+mod checks;
+pub mod claims;
 mod conditions;
 mod context;
+mod deletion;
+mod destinations;
 mod events;
+mod expiry;
+mod gates;
+mod nodes;
+mod observed;
+mod outcomes;
+mod placement;
 mod publication;
+pub mod queue;
+mod run_state;
 mod source;
 pub mod task;
+mod tracking;
 
 #[cfg(test)]
 mod tests;
@@ -17,54 +30,27 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::api::{
-    MultiArchImage, MultiArchImageStatus, Phase, PlatformSource, PlatformStatus, Reason, SourceStatus,
+    Enforcement, MultiArchImage, MultiArchImageStatus, Phase, PlatformSource, PlatformStatus, Reason,
+    SourceStatus,
 };
-use crate::build::{BuilderSettings, PinnedContext};
+use crate::build::{BuildRequest, BuilderSettings};
 use crate::image::ResolvedImage;
+use crate::network::Access;
 use crate::platform::Platform;
+use crate::policy::Policies;
 use crate::registry::Repository;
+pub use build_state::counts_as_running;
 pub use conditions::Verdict;
+pub use deletion::{Deletion, deletion, is_kept};
+pub use destinations::{Destination, destinations};
 pub use events::{Note, notes};
-use task::{Epoch, Fact, Facts, Failure, Task};
-
-/// What the cluster and the tasks say, gathered before anything is decided.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// The status as it was written last.
-    pub status: MultiArchImageStatus,
-    /// The Jobs that carry the image's label.
-    pub jobs: Vec<Arc<Job>>,
-    /// The pods that carry the image's label.
-    pub pods: Vec<Arc<Pod>>,
-    /// os and architecture of every node, by its labels.
-    pub nodes: Vec<(String, String)>,
-    /// What came of the tasks.
-    pub facts: Facts,
-}
-
-impl Observed {
-    /// Until something is due that nobody will announce: the next attempt of a task, the end of a grace. What is due
-    /// already is running again, and its end is announced.
-    fn wake_after(&self, tasks: &[Task], graces: Vec<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
-        let retries = tasks.iter().filter_map(|task| Some(self.failure(task)?.retry_at));
-        let repeats = tasks.iter().filter_map(|task| match self.facts.get(task)? {
-            Fact::Known(_) => now.checked_add(task.repeat_after()?).ok(),
-            Fact::Failed(_) => None,
-        });
-        let next = retries.chain(graces).chain(repeats).filter(|at| *at > now).min()?;
-        Some(next.duration_since(now))
-    }
-
-    fn failure(&self, task: &Task) -> Option<&Failure> {
-        match self.facts.get(task)? {
-            Fact::Failed(failure) => Some(failure),
-            Fact::Known(_) => None,
-        }
-    }
-}
+pub use nodes::Nodes;
+pub use observed::{Conflict, Observed};
+pub use outcomes::{Outcome, outcomes};
+use task::{Epoch, Fact, Failure, Task};
+use tracking::Tracking;
 
 /// What to do and what to say.
 #[derive(Clone, Debug)]
@@ -87,6 +73,8 @@ struct Step {
     child: Option<Arc<ResolvedImage>>,
     /// Until when something that is missing may still turn up.
     grace: Option<Timestamp>,
+    /// The pod of `spec.verify.run` that this platform stands on: every other one is obsolete.
+    pod: Option<String>,
 }
 
 impl Step {
@@ -120,43 +108,117 @@ impl Step {
     }
 }
 
+/// What whoever runs the operator has settled.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How builds are run.
+    pub builder: BuilderSettings,
+    /// What namespaces may do.
+    pub policies: Policies,
+}
+
 /// Everything that the steps of the platforms read.
 struct Planner<'a> {
     image: &'a MultiArchImage,
     observed: &'a Observed,
     settings: &'a BuilderSettings,
+    access: Access,
     now: Timestamp,
     epoch: Epoch,
     repository: Repository,
+    destinations: Vec<Destination>,
+    tracking: Tracking<'a>,
 }
 
 /// Decides what to do for an image. `now` is the clock.
-pub fn plan(image: &MultiArchImage, observed: &Observed, settings: &BuilderSettings, now: Timestamp) -> Plan {
-    let epoch = Epoch::of(image);
-    if is_settled(&observed.status, &epoch) && !image.spec.suspend {
-        let tasks = stray_jobs(image, observed);
-        let wake_after = observed.wake_after(&tasks, vec![], now);
-        return Plan { status: observed.status.clone(), tasks, wake_after };
+pub fn plan(image: &MultiArchImage, observed: &Observed, settings: &Settings, now: Timestamp) -> Plan {
+    let mut plan = decide(image, observed, settings, now);
+    plan.status.announced = events::announced(&observed.status, &plan.status);
+    plan
+}
+
+fn decide(image: &MultiArchImage, observed: &Observed, settings: &Settings, now: Timestamp) -> Plan {
+    let epoch = Epoch::of(image, &observed.status);
+    let status = opened(&observed.status, &epoch, now);
+    let destinations = match destinations(&image.spec) {
+        Ok(destinations) => destinations,
+        Err(message) => return refused(image, observed, status, Reason::InvalidSpec, message, &epoch, now),
+    };
+    let Some(target) = destinations.first() else {
+        let message = "spec.target is missing".to_owned();
+        return refused(image, observed, status, Reason::InvalidSpec, message, &epoch, now);
+    };
+    let repository = target.repository.clone();
+    if let Some((reason, denial)) = settings.policies.denial(image).filter(|_| !image.spec.suspend) {
+        return refused(image, observed, status, reason, denial, &epoch, now);
     }
-    match image.spec.target.repository.parse::<Repository>() {
-        Ok(repository) => Planner { image, observed, settings, now, epoch, repository }.plan(),
-        Err(error) => {
-            let verdict = Verdict::Failed(Reason::InvalidSpec, format!("spec.target.repository: {error}"));
-            let mut status = opened(&observed.status, &epoch);
-            conditions::write(&mut status, &verdict, &epoch, now);
-            Plan { status, tasks: vec![], wake_after: None }
-        }
+    if let Some(Conflict { tag, holder }) = observed.conflict.as_ref().filter(|_| !image.spec.suspend) {
+        let message = format!(
+            "{tag} is published by {holder}, which is older; name another tag, or delete {holder}: this image then takes over"
+        );
+        return refused(image, observed, status, Reason::TagConflict, message, &epoch, now);
     }
+    let tracking = Tracking::of(image, observed, &status, &epoch, now);
+    if is_settled(&observed.status, &epoch, &destinations)
+        && !image.spec.suspend
+        && tracking.is_quiet(image, &status)
+    {
+        return settled(image, observed, &tracking, &epoch, now);
+    }
+    let access = settings.policies.access(image);
+    let settings = &settings.builder;
+    Planner { image, observed, settings, access, now, epoch, repository, destinations, tracking }.plan(status)
+}
+
+/// All is as the spec says: what is left is to clear up and to look again in time.
+fn settled(
+    image: &MultiArchImage,
+    observed: &Observed,
+    tracking: &Tracking<'_>,
+    epoch: &Epoch,
+    now: Timestamp,
+) -> Plan {
+    let mut status = observed.status.clone();
+    tracking.note_sources(&mut status);
+    let drift = tracking.drift(&status, false);
+    conditions::write_drift(&mut status, drift, epoch, now);
+    let mut tasks = stray_jobs(image, observed);
+    tasks.extend(gates::stray_pods(image, &observed.pods));
+    let expiry = expiry::of(image, observed, now);
+    tasks.extend(expiry.tasks);
+    tasks.extend(tracking.task.clone());
+    tasks.extend(deletion::finalizer(image));
+    let due = expiry.next.into_iter().chain(tracking.first_look(&status, now)).collect();
+    let wake_after = observed.wake_after(&tasks, due, now);
+    Plan { status, tasks, wake_after }
+}
+
+/// What must not be done: nothing is begun, what runs is stopped, what is published stays.
+fn refused(
+    image: &MultiArchImage,
+    observed: &Observed,
+    mut status: MultiArchImageStatus,
+    reason: Reason,
+    message: String,
+    epoch: &Epoch,
+    now: Timestamp,
+) -> Plan {
+    let tasks = stopped(image, observed);
+    conditions::write(&mut status, &Verdict::Failed(reason, message), epoch, now);
+    let wake_after = observed.wake_after(&tasks, vec![], now);
+    Plan { status, tasks, wake_after }
 }
 
 /// Whether the status speaks of this very request and nothing is left to do for it.
-fn is_settled(status: &MultiArchImageStatus, epoch: &Epoch) -> bool {
+fn is_settled(status: &MultiArchImageStatus, epoch: &Epoch, destinations: &[Destination]) -> bool {
     epoch_of(status) == Some(epoch.clone())
-        && conditions::is_true(status, "Ready")
-        && !conditions::is_true(status, "Reconciling")
+        && status.is_true("Ready")
+        && !status.is_true("Reconciling")
         && status.condition("Ready").is_some_and(|ready| ready.reason != Reason::Suspended.as_str())
         && !status.platforms.is_empty()
         && status.platforms.iter().all(|platform| platform.phase == Phase::Ready)
+        && publication::has_all(status, destinations)
+        && publication::is_of_today(status)
 }
 
 fn epoch_of(status: &MultiArchImageStatus) -> Option<Epoch> {
@@ -168,8 +230,15 @@ fn epoch_of(status: &MultiArchImageStatus) -> Option<Epoch> {
 }
 
 /// The status that the work of an epoch begins with: what is published stays, what was found is looked up again.
-fn opened(status: &MultiArchImageStatus, epoch: &Epoch) -> MultiArchImageStatus {
+fn opened(status: &MultiArchImageStatus, epoch: &Epoch, now: Timestamp) -> MultiArchImageStatus {
     let mut opened = status.clone();
+    // Versions before this field had published what their platforms say.
+    if let Some(published) = opened.published.as_mut().filter(|published| published.images.is_empty()) {
+        published.images = status.platforms.iter().filter_map(|entry| entry.digest.clone()).collect();
+    }
+    if status.published.is_some() && status.last_handled_reconcile_at != epoch.reconcile {
+        conditions::ask(&mut opened, epoch, now);
+    }
     if epoch_of(status).as_ref() != Some(epoch) {
         opened.source_revision = None;
     }
@@ -180,16 +249,14 @@ fn opened(status: &MultiArchImageStatus, epoch: &Epoch) -> MultiArchImageStatus 
 }
 
 impl Planner<'_> {
-    fn plan(&self) -> Plan {
-        let mut status = opened(&self.observed.status, &self.epoch);
+    fn plan(&self, mut status: MultiArchImageStatus) -> Plan {
         if self.image.spec.suspend {
             return self.suspended(status);
         }
         let secrets = self.registry_secrets();
+        status.source_revision = self.tracking.revision(self.image, &status).or(status.source_revision);
         let context = context::pin(self, &status);
-        if let Some(Ok(PinnedContext::Git { commit, .. })) = context.pinned.as_ref().map(Result::as_ref) {
-            status.source_revision = Some(commit.clone());
-        }
+        status.source_revision = context.revision().or(status.source_revision);
         let builds_are_known = secrets.ready && context.settled();
         let mut tasks: Vec<Task> = secrets.tasks.into_iter().chain(context.tasks.iter().cloned()).collect();
         let steps: Vec<Step> = match secrets.failure {
@@ -212,28 +279,44 @@ impl Planner<'_> {
             None => self.image.spec.platforms.iter().map(|entry| self.step(entry, &context)).collect(),
         };
         let publication = publication::publish(self, &status, &steps);
-        tasks.extend(publication.task.iter().cloned());
+        tasks.extend(publication.tasks.iter().cloned());
+        tasks.extend(self.tracking.task.clone());
+        tasks.extend(deletion::finalizer(self.image));
         tasks.extend(self.obsolete_jobs(&steps, builds_are_known));
-        let mut graces = vec![];
+        tasks.extend(gates::obsolete_pods(self, &steps));
+        let expiry = expiry::of(self.image, self.observed, self.now);
+        tasks.extend(expiry.tasks);
+        let mut graces: Vec<Timestamp> = expiry.next.into_iter().collect();
         status.platforms = Vec::with_capacity(steps.len());
         for step in steps {
             tasks.extend(step.tasks);
             graces.extend(step.grace);
             status.platforms.push(step.status);
         }
-        publication.verdict.record(&mut status, self.now);
-        conditions::write(&mut status, &publication.verdict.verdict, &self.epoch, self.now);
+        let drift = self.tracking.drift(&status, publication.corrected);
+        publication.record(&mut status, self.now);
+        if !self.looks_at_what_is_stalled(&publication.verdict) {
+            conditions::write(&mut status, &publication.verdict, &self.epoch, self.now);
+        }
+        conditions::write_drift(&mut status, drift, &self.epoch, self.now);
+        graces.extend(self.tracking.first_look(&status, self.now));
         let wake_after = self.observed.wake_after(&tasks, graces, self.now);
         Plan { status, tasks, wake_after }
     }
 
+    /// Whether all that goes on is a look at what was found stalled for this very request, as after a restart: until
+    /// it is over nothing else is known.
+    fn looks_at_what_is_stalled(&self, verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Checking(..))
+            && self.observed.status.is_true("Stalled")
+            && epoch_of(&self.observed.status).as_ref() == Some(&self.epoch)
+    }
+
     /// Nothing runs while suspended; what is published and what is known stays.
     fn suspended(&self, mut status: MultiArchImageStatus) -> Plan {
-        let tasks: Vec<Task> =
-            self.own_jobs().filter(|job| !build_state::has_finished(job)).filter_map(delete).collect();
+        let tasks = stopped(self.image, self.observed);
         status.platforms = self.image.spec.platforms.iter().map(|entry| self.begin(entry).status).collect();
-        let published =
-            conditions::is_true(&status, "Ready") && publication::has_all(&status, &self.image.spec);
+        let published = status.is_true("Ready") && publication::has_all(&status, &self.destinations);
         for platform in status.platforms.iter_mut().filter(|platform| platform.phase != Phase::Ready) {
             platform.phase = Phase::Pending;
             platform.reason = Some(Reason::Suspended);
@@ -248,6 +331,9 @@ impl Planner<'_> {
     fn begin(&self, entry: &PlatformSource) -> Step {
         let mut status = self.observed.status.platform(&entry.platform).cloned().unwrap_or_default();
         status.platform = entry.platform.clone();
+        if epoch_of(&self.observed.status).as_ref() != Some(&self.epoch) {
+            status.waiting_since = None;
+        }
         match &entry.image {
             Some(image) if status.source.as_ref().is_some_and(|source| source.image == *image) => {}
             Some(image) => {
@@ -270,11 +356,21 @@ impl Planner<'_> {
         match (entry.platform.parse::<Platform>(), &entry.image, &self.image.spec.build) {
             (Err(error), _, _) => step.at(Phase::Failed, Reason::InvalidSpec, error.to_string()),
             (Ok(platform), Some(image), _) => source::step(self, step, &platform, image),
-            (Ok(platform), None, Some(build)) => built::step(self, step, &platform, build, context),
+            (Ok(platform), None, Some(build)) => built::step(self, step, entry, &platform, build, context),
             (Ok(_), None, None) => {
                 step.at(Phase::Failed, Reason::InvalidSpec, "no image is given and spec.build is missing")
             }
         }
+    }
+
+    /// The Job of a build, whoever made it.
+    fn job_of(&self, request: &BuildRequest<'_>) -> Option<&Arc<Job>> {
+        let name = request.job_name();
+        self.observed.jobs.iter().find(|job| job.metadata.name.as_ref() == Some(&name))
+    }
+
+    fn enforcement(&self) -> Enforcement {
+        self.image.spec.verify.as_ref().map(|verify| verify.base_images).unwrap_or_default()
     }
 
     fn registry_secrets(&self) -> Secrets {
@@ -291,7 +387,7 @@ impl Planner<'_> {
     }
 
     fn own_jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.observed.jobs.iter().filter(|job| build_state::is_owned_by(job, self.image))
+        own_jobs(self.image, self.observed)
     }
 
     /// Jobs that no platform stands on. While it is unknown which builds are wanted no Job is known to be obsolete,
@@ -327,8 +423,18 @@ struct Secrets {
 /// Jobs that were created or not yet deleted when the image turned out to need them no more.
 fn stray_jobs(image: &MultiArchImage, observed: &Observed) -> Vec<Task> {
     let is_named = |job: &Job| observed.status.platforms.iter().any(|entry| entry.job == job.metadata.name);
-    let own = observed.jobs.iter().filter(|job| build_state::is_owned_by(job, image));
-    own.filter(|job| !is_named(job)).filter_map(delete).collect()
+    own_jobs(image, observed).filter(|job| !is_named(job)).filter_map(delete).collect()
+}
+
+/// Stops whatever runs for an image.
+fn stopped(image: &MultiArchImage, observed: &Observed) -> Vec<Task> {
+    let builds = own_jobs(image, observed).filter(|job| !build_state::has_finished(job)).filter_map(delete);
+    builds.chain(gates::unfinished_pods(image, &observed.pods)).collect()
+}
+
+/// The Jobs that the image controls.
+fn own_jobs<'a>(image: &'a MultiArchImage, observed: &'a Observed) -> impl Iterator<Item = &'a Arc<Job>> {
+    observed.jobs.iter().filter(|job| build_state::is_owned_by(job, image))
 }
 
 /// A Job that is already on its way out is not deleted again.

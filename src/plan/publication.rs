@@ -1,84 +1,329 @@
-//! What the platforms add up to: the index when all are ready, else what stands in the way.
+//! What the platforms add up to: the index when all that are needed are ready, else what stands in the way.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
-use super::conditions::Verdict;
+use super::conditions::{Verdict, is_ready_for};
+use super::deletion::is_kept;
+use super::destinations::Destination;
 use super::task::{Fact, Failure, Task};
+use super::tracking::{Drifted, is_reported};
 use super::{Planner, Step};
 use crate::api::{
-    HistoryEntry, MultiArchImageSpec, MultiArchImageStatus, Phase, Published, PublishedTag, Reason, Target,
+    DRIFTED, DeletionPolicy, HistoryEntry, MultiArchImageStatus, Phase, PlatformSource, Published,
+    PublishedTag, Reason, Target,
 };
 use crate::image::{AssembledIndex, ResolvedImage};
 
 /// Earlier publications that the status remembers.
 const HISTORY_LENGTH: usize = 5;
 
+/// What is to be done for the index, and what is said of it.
 pub(super) struct Publication {
-    pub verdict: Outcome,
-    pub task: Option<Task>,
-}
-
-/// The verdict, and the index that has just been published where there is one.
-pub(super) struct Outcome {
     pub verdict: Verdict,
+    pub tasks: Vec<Task>,
+    /// Whether tags that somebody had moved are as they should be again.
+    pub corrected: bool,
     ready_platforms: String,
+    /// The index, once it is at the target, and every tag that is as it should be.
     published: Option<(Arc<AssembledIndex>, Vec<PublishedTag>)>,
 }
 
+impl Publication {
+    fn new(verdict: Verdict, ready_platforms: &str) -> Self {
+        let ready_platforms = ready_platforms.to_owned();
+        Publication { verdict, tasks: Vec::new(), corrected: false, ready_platforms, published: None }
+    }
+}
+
 pub(super) fn publish(planner: &Planner<'_>, status: &MultiArchImageStatus, steps: &[Step]) -> Publication {
-    let ready = steps.iter().filter(|step| step.status.phase == Phase::Ready).count();
+    let is_left_out = |step: &&Step| {
+        let entry = planner.image.spec.platform(&step.status.platform);
+        entry.is_some_and(|entry| can_be_left_out(entry, step))
+    };
+    let (left_out, needed): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(is_left_out);
+    let ready = needed.iter().filter(|step| step.status.phase == Phase::Ready).count();
     let ready_platforms = format!("{ready}/{}", steps.len());
-    let outcome = |verdict| Outcome { verdict, ready_platforms: ready_platforms.clone(), published: None };
-    let publication = |verdict| Publication { verdict: outcome(verdict), task: None };
-    if ready < steps.len() {
-        return publication(unready(steps, &ready_platforms));
+    if ready == 0 {
+        return Publication::new(
+            unready(&steps.iter().collect::<Vec<_>>(), &ready_platforms),
+            &ready_platforms,
+        );
+    }
+    if ready < needed.len() {
+        return Publication::new(unready(&needed, &ready_platforms), &ready_platforms);
     }
     let index = match assemble(&planner.image.spec.target, steps) {
         Ok(index) => Arc::new(index),
-        Err(message) => return publication(Verdict::Failed(Reason::InvalidSpec, message)),
-    };
-    let target = &planner.image.spec.target;
-    let tags = tags(target);
-    let message = format!("{} at {}:{}", index.descriptor.digest, target.repository, target.tags.join(", "));
-    let is_published = status.digest.as_deref() == Some(index.descriptor.digest.as_str())
-        && status.published.as_ref().is_some_and(|published| published.tags == tags);
-    if is_published {
-        return publication(Verdict::Published(message));
-    }
-    let task = Task::Publish {
-        generation: planner.epoch.generation,
-        repository: planner.repository.clone(),
-        tags: target.tags.clone(),
-        index: Arc::clone(&index),
-        policy: target.tag_policy.into(),
-    };
-    let fact = planner.observed.facts.get(&task);
-    let task = Some(task.clone());
-    match fact {
-        Some(Fact::Known(_)) => {
-            let verdict = Outcome { published: Some((index, tags)), ..outcome(Verdict::Published(message)) };
-            Publication { verdict, task }
+        Err(message) => {
+            return Publication::new(Verdict::Failed(Reason::InvalidSpec, message), &ready_platforms);
         }
-        Some(Fact::Failed(failure)) => Publication { verdict: outcome(failed(failure)), task },
+    };
+    if planner.image.spec.deletion_policy == DeletionPolicy::Delete && !is_kept(planner.image) {
+        return Publication::new(being_marked(planner), &ready_platforms);
+    }
+    let message = describe(planner, &index, &left_out);
+    let children: Vec<&Step> = steps.iter().filter(|step| step.child.is_some()).collect();
+    let drifted = planner.tracking.drifted(status);
+    let delivery = Delivery { planner, status, index, children, drifted };
+    delivery.to_all(Publication::new(Verdict::Published(message.clone()), &ready_platforms), &message)
+}
+
+/// The finalizer comes first, or its tags could be left behind.
+fn being_marked(planner: &Planner<'_>) -> Verdict {
+    match planner.observed.failure(&Task::SetFinalizer { present: true }) {
+        Some(failure) if failure.transient => Verdict::Working(failure.reason, failure.message.clone()),
+        Some(failure) => {
+            let message =
+                format!("the finalizer of deletionPolicy: Delete cannot be set: {}", failure.message);
+            Verdict::Failed(failure.reason, message)
+        }
         None => {
-            let verdict = Verdict::Working(Reason::Publishing, format!("pushing {message}"));
-            Publication { verdict: outcome(verdict), task }
+            let message = "the resource is being marked, so that its tags go with it".to_owned();
+            Verdict::Checking(Reason::Pending, message)
         }
     }
 }
 
-fn tags(target: &Target) -> Vec<PublishedTag> {
-    let tag = |name: &String| PublishedTag { name: name.clone(), repository: target.repository.clone() };
-    target.tags.iter().map(tag).collect()
+/// Whether the index goes without a platform for now. One that was in it and is only looked at anew is waited for.
+fn can_be_left_out(entry: &PlatformSource, step: &Step) -> bool {
+    let was_ready = step.status.digest.is_some();
+    // What is being verified is not what is in the index.
+    let known = step.status.verification.as_ref().map(|known| &known.digest);
+    let is_another = known.is_some() && known != step.status.digest.as_ref();
+    match step.status.phase {
+        Phase::Skipped => true,
+        Phase::Failed | Phase::Building => entry.optional,
+        Phase::Waiting => entry.optional && (!was_ready || is_another),
+        Phase::Pending => entry.optional && !was_ready && step.job.is_some(),
+        Phase::Resolving | Phase::Verifying | Phase::Ready => false,
+    }
+}
+
+fn describe(planner: &Planner<'_>, index: &AssembledIndex, left_out: &[&Step]) -> String {
+    let target = &planner.image.spec.target;
+    let mut message =
+        format!("{} at {}:{}", index.descriptor.digest, target.repository, target.tags.join(", "));
+    let mirrors: Vec<&str> = planner.destinations.iter().skip(1).map(|mirror| mirror.name.as_str()).collect();
+    if !mirrors.is_empty() {
+        message.push_str(&format!(", mirrored to {}", mirrors.join(", ")));
+    }
+    if !left_out.is_empty() {
+        let reason = |step: &Step| step.status.reason.unwrap_or(Reason::Pending);
+        let names: Vec<String> =
+            left_out.iter().map(|step| format!("{} ({})", step.status.platform, reason(step))).collect();
+        message.push_str(&format!(", without {}", names.join(", ")));
+    }
+    message
+}
+
+/// An index on its way to the target and then to the mirrors.
+struct Delivery<'a> {
+    planner: &'a Planner<'a>,
+    status: &'a MultiArchImageStatus,
+    index: Arc<AssembledIndex>,
+    children: Vec<&'a Step>,
+    drifted: Option<Drifted>,
+}
+
+/// How far the index has come at one destination.
+enum Stage {
+    Done,
+    Working(Verdict),
+    Failed(Failure),
+    /// The target comes first.
+    Behind,
+}
+
+impl Delivery<'_> {
+    fn to_all(&self, mut publication: Publication, message: &str) -> Publication {
+        let mut published = Vec::new();
+        let mut open: Option<Verdict> = None;
+        let mut at_target = false;
+        for (number, destination) in self.planner.destinations.iter().enumerate() {
+            // Mirrors follow the target.
+            let follows = number == 0 || at_target;
+            let (tasks, stage) =
+                if follows { self.to(destination, message) } else { (vec![], Stage::Behind) };
+            publication.tasks.extend(tasks);
+            let tags = self.tags(destination).into_iter();
+            match stage {
+                Stage::Done => {
+                    published.extend(tags);
+                    at_target |= number == 0;
+                }
+                // What was published there stays known.
+                _ if self.is_same_index() => published.extend(tags.filter(|tag| has(self.status, tag))),
+                _ => {}
+            }
+            match stage {
+                Stage::Done | Stage::Behind => {}
+                Stage::Working(verdict) => open = open.or(Some(verdict)),
+                Stage::Failed(failure) => open = Some(self.failed(&failure, destination, number)),
+            }
+        }
+        if at_target || self.is_same_index() {
+            publication.published = Some((Arc::clone(&self.index), published));
+        }
+        match open {
+            Some(verdict) => publication.verdict = verdict,
+            None => publication.corrected = self.drift_is_corrected(),
+        }
+        publication
+    }
+
+    fn to(&self, destination: &Destination, message: &str) -> (Vec<Task>, Stage) {
+        let (copies, stage) = self.children_to(destination);
+        if !matches!(stage, Stage::Done) {
+            return (copies, stage);
+        }
+        let look = self.drift_to_correct(destination);
+        if look.is_none() && self.is_published(destination) {
+            return (copies, Stage::Done);
+        }
+        let publish = self.publish(destination, look);
+        let stage = match self.planner.observed.facts.get(&publish) {
+            Some(Fact::Known(_)) => Stage::Done,
+            Some(Fact::Failed(failure)) => Stage::Failed(failure.clone()),
+            None => Stage::Working(self.working(Reason::Publishing, format!("pushing {message}"))),
+        };
+        (copies.into_iter().chain([publish]).collect(), stage)
+    }
+
+    fn publish(&self, destination: &Destination, look: Option<Timestamp>) -> Task {
+        let child_of = |platform: &str| {
+            let step = self.children.iter().find(|step| step.status.platform == platform)?;
+            step.child.clone()
+        };
+        // A tag that somebody moved, and that is only to be reported, is not taken back on the occasion of another.
+        let is_left_alone = |name: &str| {
+            let mut tags = self.status.published.iter().flat_map(|published| &published.tags);
+            let is_there = tags.any(|tag| tag.name == name && tag.repository == destination.name);
+            is_there && self.is_same_index() && is_reported(self.planner.image)
+        };
+        let platform_tags = destination.platform_tags.iter().filter(|(_, tag)| !is_left_alone(tag));
+        Task::Publish {
+            generation: self.planner.epoch.generation,
+            repository: destination.repository.clone(),
+            tags: destination.tags.iter().filter(|tag| !is_left_alone(tag)).cloned().collect(),
+            index: Arc::clone(&self.index),
+            platform_tags: platform_tags
+                .filter_map(|(platform, tag)| Some((tag.clone(), child_of(platform)?)))
+                .collect(),
+            policy: self.planner.image.spec.target.tag_policy.into(),
+            look,
+        }
+    }
+
+    /// What was published for this very spec stays Ready while it is corrected or followed.
+    fn working(&self, reason: Reason, message: String) -> Verdict {
+        let is_ready = is_ready_for(&self.planner.observed.status, &self.planner.epoch);
+        match is_ready || self.drifted.is_some() {
+            true => Verdict::Checking(reason, message),
+            false => Verdict::Working(reason, message),
+        }
+    }
+
+    fn failed(&self, failure: &Failure, destination: &Destination, number: usize) -> Verdict {
+        let message = match number {
+            0 => failure.message.clone(),
+            _ => format!("mirror {}: {}", destination.name, failure.message),
+        };
+        match failure.transient {
+            true => self.working(failure.reason, message),
+            false => Verdict::Failed(failure.reason, message),
+        }
+    }
+
+    /// A mirror gets its images from the target, which has them already.
+    fn children_to(&self, destination: &Destination) -> (Vec<Task>, Stage) {
+        let (from, to) = (&self.planner.repository, &destination.repository);
+        if from == to {
+            return (vec![], Stage::Done);
+        }
+        let is_published = self.is_published(destination);
+        let mut tasks = Vec::new();
+        let mut stage = Stage::Done;
+        for image in self.children.iter().filter_map(|step| step.child.as_ref()) {
+            let digest = &image.image.descriptor.digest;
+            let look = self.planner.tracking.lost(to, digest.as_str());
+            if is_published && look.is_none() {
+                continue;
+            }
+            let (from, to) = (from.clone(), to.clone());
+            let copy = Task::CopyImage { from, to, image: Arc::clone(image), look };
+            match self.planner.observed.facts.get(&copy) {
+                Some(Fact::Known(_)) => {}
+                Some(Fact::Failed(failure)) => stage = Stage::Failed(failure.clone()),
+                None => {
+                    let message = format!("copying {digest} to {}", destination.name);
+                    stage = Stage::Working(self.working(Reason::Copying, message));
+                }
+            }
+            tasks.push(copy);
+        }
+        (tasks, stage)
+    }
+
+    /// Since when a tag here is to be taken back. The moment stays the same one until that has been done, whoever looks
+    /// meanwhile; a status has whole seconds.
+    fn drift_to_correct(&self, destination: &Destination) -> Option<Timestamp> {
+        let is_here =
+            self.drifted.as_ref()?.tags.iter().any(|drifted| drifted.tag.repository == destination.name);
+        let known = self.planner.observed.status.condition(DRIFTED).filter(|known| known.status == "True");
+        let since = known.map_or(self.planner.now, |known| known.last_transition_time.0);
+        let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
+        (is_here && !is_reported(self.planner.image)).then_some(since)
+    }
+
+    fn drift_is_corrected(&self) -> bool {
+        self.drifted.is_some() && !is_reported(self.planner.image)
+    }
+
+    fn is_same_index(&self) -> bool {
+        self.status.digest.as_deref() == Some(self.index.descriptor.digest.as_str())
+    }
+
+    fn is_published(&self, destination: &Destination) -> bool {
+        self.is_same_index() && self.tags(destination).iter().all(|tag| has(self.status, tag))
+    }
+
+    fn tags(&self, destination: &Destination) -> Vec<PublishedTag> {
+        destination.published(|platform| {
+            let step = self.children.iter().find(|step| step.status.platform == platform)?;
+            step.status.digest.clone()
+        })
+    }
+}
+
+fn has(status: &MultiArchImageStatus, tag: &PublishedTag) -> bool {
+    status.published.as_ref().is_some_and(|published| published.tags.contains(tag))
+}
+
+/// The images of the platforms that are ready.
+fn images(status: &MultiArchImageStatus) -> Vec<String> {
+    let ready = status.platforms.iter().filter(|platform| platform.phase == Phase::Ready);
+    ready.filter_map(|platform| platform.digest.clone()).collect()
+}
+
+/// Whether the index that was published is the one that the platforms would give now.
+pub(super) fn is_of_today(status: &MultiArchImageStatus) -> bool {
+    // Versions before this field wrote only what they had published to its end.
+    let known =
+        status.published.as_ref().map(|published| &published.images).filter(|known| !known.is_empty());
+    known.is_none_or(|known| *known == images(status))
 }
 
 /// Whether every platform is ready and every tag of the spec was published, as far as the status knows.
-pub(super) fn has_all(status: &MultiArchImageStatus, spec: &MultiArchImageSpec) -> bool {
-    status.platforms.iter().all(|platform| platform.phase == Phase::Ready)
-        && status.published.as_ref().is_some_and(|published| published.tags == tags(&spec.target))
+pub(super) fn has_all(status: &MultiArchImageStatus, destinations: &[Destination]) -> bool {
+    let is_ready = |platform: &str| status.platform(platform).and_then(|entry| entry.digest.clone());
+    status.platforms.iter().all(|platform| matches!(platform.phase, Phase::Ready | Phase::Skipped))
+        && destinations
+            .iter()
+            .flat_map(|destination| destination.published(is_ready))
+            .all(|tag| has(status, &tag))
 }
 
 fn assemble(target: &Target, steps: &[Step]) -> Result<AssembledIndex, String> {
@@ -88,19 +333,9 @@ fn assemble(target: &Target, steps: &[Step]) -> Result<AssembledIndex, String> {
         .map_err(|error| error.to_string())
 }
 
-fn failed(failure: &Failure) -> Verdict {
-    match failure.transient {
-        true => Verdict::Working(failure.reason, failure.message.clone()),
-        false => Verdict::Failed(failure.reason, failure.message.clone()),
-    }
-}
-
 /// The most telling platform speaks for the image: one that failed, one that waits, one that works.
-fn unready(steps: &[Step], ready_platforms: &str) -> Verdict {
-    let in_phase = |phase: Phase| steps.iter().find(move |step| step.status.phase == phase);
-    let order =
-        [Phase::Failed, Phase::Waiting, Phase::Building, Phase::Verifying, Phase::Resolving, Phase::Pending];
-    let Some(step) = order.into_iter().find_map(in_phase) else {
+fn unready(steps: &[&Step], ready_platforms: &str) -> Verdict {
+    let Some(step) = Phase::TELLING.into_iter().find_map(|phase| in_phase(steps, phase).next()) else {
         return Verdict::Working(Reason::Pending, format!("{ready_platforms} platforms are ready"));
     };
     let reason = step.status.reason.unwrap_or(Reason::Pending);
@@ -109,37 +344,55 @@ fn unready(steps: &[Step], ready_platforms: &str) -> Verdict {
     match step.status.phase {
         Phase::Failed => Verdict::Failed(reason, message),
         // Only looking is no reason to say that what is published is not there any more.
-        _ if steps.iter().all(|step| step.status.phase == Phase::Ready || only_looks(step)) => {
+        _ if steps
+            .iter()
+            .all(|step| matches!(step.status.phase, Phase::Ready | Phase::Skipped) || only_looks(step)) =>
+        {
             Verdict::Checking(reason, message)
         }
         _ => Verdict::Working(reason, message),
     }
 }
 
+fn in_phase<'a>(steps: &[&'a Step], phase: Phase) -> impl Iterator<Item = &'a Step> {
+    steps.iter().filter(move |step| step.status.phase == phase).copied()
+}
+
 fn only_looks(step: &Step) -> bool {
     let looks =
         matches!(step.status.phase, Phase::Resolving | Phase::Pending | Phase::Waiting | Phase::Verifying);
     let verifies_anew = step.status.phase != Phase::Verifying || step.status.digest.is_some();
-    looks && verifies_anew && (step.job.is_none() || step.status.digest.is_some())
+    // Who runs an image works on something new.
+    looks && verifies_anew && step.pod.is_none() && (step.job.is_none() || step.status.digest.is_some())
 }
 
-impl Outcome {
+impl Publication {
     /// Writes what was published into the status.
     pub fn record(&self, status: &mut MultiArchImageStatus, now: Timestamp) {
         status.ready_platforms = Some(self.ready_platforms.clone());
         let Some((index, tags)) = &self.published else { return };
         let digest = index.descriptor.digest.to_string();
+        let is_same = status.digest.as_ref() == Some(&digest);
+        let before = status.published.as_ref().filter(|_| is_same);
+        if !self.corrected && before.is_some_and(|published| published.tags == *tags) {
+            return;
+        }
         let source_revision = status.source_revision.clone();
-        let published_at = Time(now);
+        // What was seen before a correction says nothing any more; tags that are added change nothing else.
+        let kept = before.filter(|_| !self.corrected).map(|published| published.published_at.clone());
+        let published_at = kept.unwrap_or(MicroTime(now));
         status.published = Some(Published {
             media_type: index.descriptor.media_type.to_string(),
             size: i64::try_from(index.bytes.len()).unwrap_or(i64::MAX),
             tags: tags.clone(),
+            images: images(status),
             source_revision: source_revision.clone(),
-            published_at: published_at.clone(),
+            published_at,
         });
-        if status.digest.as_ref() != Some(&digest) {
-            status.history.insert(0, HistoryEntry { digest: digest.clone(), source_revision, published_at });
+        if !is_same {
+            status
+                .history
+                .insert(0, HistoryEntry { digest: digest.clone(), source_revision, published_at: Time(now) });
             status.history.truncate(HISTORY_LENGTH);
         }
         status.digest = Some(digest);

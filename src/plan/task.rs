@@ -1,13 +1,17 @@
 //! What must be learnt or done: tasks, and what came of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
-use crate::api::{MultiArchImage, Reason};
-use crate::image::{AssembledIndex, ResolvedImage, TagPolicy};
+use super::tracking::Slots;
+use crate::api::{MultiArchImage, MultiArchImageStatus, Reason};
+use crate::dockerfile::BaseImage;
+use crate::image::{AssembledIndex, PlatformCheck, ProgramFinding, ResolvedImage, TagPolicy};
 use crate::platform::Platform;
 use crate::registry::{Digest, Reference, Repository};
 
@@ -23,12 +27,14 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// What an image asks for as it is now.
-    pub fn of(image: &MultiArchImage) -> Self {
+    /// What an image asks for as it is now. An annotation that has been taken away asks for nothing new: what its last
+    /// value asked for stands in the status.
+    pub fn of(image: &MultiArchImage, status: &MultiArchImageStatus) -> Self {
+        let rebuild = image.rebuild_request().or(status.last_handled_rebuild_at.as_deref());
         Epoch {
             generation: image.generation(),
-            reconcile: image.reconcile_request(),
-            rebuild: image.rebuild_request().map(str::to_owned),
+            reconcile: image.reconcile_request().or_else(|| status.last_handled_reconcile_at.clone()),
+            rebuild: rebuild.map(str::to_owned),
         }
     }
 }
@@ -49,6 +55,15 @@ pub enum Task {
         url: String,
         /// Branch, tag or full ref; HEAD when absent.
         reference: Option<String>,
+        /// The Secret with what the server asks for.
+        secret: Option<String>,
+    },
+    /// Which image or artifact does a reference name?
+    ResolveContextImage {
+        /// When it was asked.
+        epoch: Epoch,
+        /// The image.
+        reference: Reference,
     },
     /// What is in a ConfigMap?
     ReadConfigMap {
@@ -56,8 +71,33 @@ pub enum Task {
         epoch: Epoch,
         /// Its name.
         name: String,
-        /// The key that must be there.
-        dockerfile: String,
+        /// The keys that must be there: the Dockerfiles of all platforms.
+        dockerfiles: BTreeSet<String>,
+    },
+    /// What is in a file of a commit?
+    ReadFile {
+        /// Address of the git repository.
+        url: String,
+        /// The full commit hash.
+        commit: String,
+        /// The file.
+        path: String,
+        /// The Secret with what the server asks for.
+        secret: Option<String>,
+    },
+    /// Are the Secrets there that a build's pod mounts?
+    CheckBuildSecrets {
+        /// When it was asked.
+        epoch: Epoch,
+        /// The Secrets.
+        wanted: Vec<SecretKeys>,
+    },
+    /// Do base images offer the platform?
+    CheckBaseImages {
+        /// When it was asked.
+        epoch: Epoch,
+        /// The images, each with the platform.
+        images: Vec<BaseImage>,
     },
     /// Which child does an image have for a platform, and is it what it claims?
     ResolveImage {
@@ -67,6 +107,10 @@ pub enum Task {
         reference: Reference,
         /// The platform.
         platform: Platform,
+        /// What the tag is known to point at by now.
+        moved_to: Option<Digest>,
+        /// What is done about a config that names another one.
+        check: PlatformCheck,
     },
     /// Is what a build pushed really there and really for the platform?
     InspectBuild {
@@ -76,8 +120,12 @@ pub enum Task {
         digest: Digest,
         /// The platform.
         platform: Platform,
+        /// The look that did not find it.
+        look: Option<Timestamp>,
+        /// What is done about a config that names another one.
+        check: PlatformCheck,
     },
-    /// Bring a child into the target repository.
+    /// Bring a child into the target repository, or from there into a mirror.
     CopyImage {
         /// Where it is.
         from: Repository,
@@ -85,11 +133,22 @@ pub enum Task {
         to: Repository,
         /// The child.
         image: Arc<ResolvedImage>,
+        /// The look that did not find it there.
+        look: Option<Timestamp>,
     },
     /// Create a build's Job.
     CreateJob {
         /// The Job.
         job: Box<Job>,
+        /// The volume of its cache, which an earlier Job may have left.
+        claim: Option<Box<PersistentVolumeClaim>>,
+    },
+    /// Wait for the turn to create a Job. Nothing is done meanwhile, and how its creation failed is not forgotten.
+    AwaitTurn {
+        /// Its name.
+        job: String,
+        /// Whether it wants a turn now; not while the next attempt after a failure is not due.
+        queued: bool,
     },
     /// Merge the registry secrets into one of a Job's name, since the builder reads a single file.
     MergeSecrets {
@@ -109,56 +168,208 @@ pub enum Task {
         /// Its UID: a namesake that came later is not touched.
         uid: String,
     },
-    /// Push the index and its tags.
+    /// Push the index and its tags, and before it the tags of its platforms' images.
     Publish {
         /// The generation that the index is made for.
         generation: i64,
-        /// The target repository.
+        /// The repository.
         repository: Repository,
-        /// Every tag.
+        /// Every tag of the index.
         tags: Vec<String>,
         /// The index.
         index: Arc<AssembledIndex>,
+        /// The tags of the platforms' images.
+        platform_tags: Vec<(String, Arc<ResolvedImage>)>,
         /// What is done about tags with other content.
         policy: TagPolicy,
+        /// The look that found tags which are not as they were published.
+        look: Option<Timestamp>,
     },
+    /// Look what the sources and the published tags are now.
+    Check {
+        /// A request looks at once.
+        epoch: Epoch,
+        /// The tags of sources.
+        sources: Vec<Reference>,
+        /// The published tags, and by their digests images that may have gone. No mirror answers for them.
+        published: Vec<Reference>,
+        /// The git ref that is built from.
+        git: Option<GitReference>,
+        /// When it is done.
+        slots: Slots,
+    },
+    /// Keep the resource, once it is deleted, until its tags are removed; or keep it no more.
+    SetFinalizer {
+        /// Whether it shall be kept.
+        present: bool,
+    },
+    /// Remove tags that still point at what was published.
+    DeleteTags {
+        /// Each with the digest that it was published with.
+        tags: Vec<(Reference, Digest)>,
+    },
+    /// Was the program that a child starts made for the platform?
+    InspectProgram {
+        /// The target repository, which has the child.
+        repository: Repository,
+        /// The child.
+        image: Arc<ResolvedImage>,
+        /// The platform.
+        platform: Platform,
+    },
+    /// Create a pod that runs a child.
+    CreatePod {
+        /// The pod.
+        pod: Box<Pod>,
+    },
+    /// Delete a pod that runs a child.
+    DeletePod {
+        /// Its name.
+        name: String,
+        /// Its UID: a namesake that came later is not touched.
+        uid: String,
+    },
+}
+
+/// A branch or tag of a git repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitReference {
+    /// Address of the repository.
+    pub url: String,
+    /// Branch, tag or full ref; HEAD when absent.
+    pub reference: Option<String>,
+    /// The Secret with what the server asks for.
+    pub secret: Option<String>,
 }
 
 /// How long the watch may take to show what a write to the cluster did.
 const EFFECT_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
 impl Task {
-    /// When a task that ended well and is still wanted is done once more. A Job that was created and is not seen has
-    /// gone again between two looks of the watch; doing it twice changes nothing where it has not.
-    pub fn repeat_after(&self) -> Option<SignedDuration> {
-        matches!(self, Task::CreateJob { .. } | Task::DeleteJob { .. }).then_some(EFFECT_GRACE)
+    /// When a task that ended well at a time and is still wanted is done once more. A Job that was created and is not
+    /// seen has gone again between two looks of the watch; doing it twice changes nothing where it has not.
+    pub fn repeat_at(&self, ended: Timestamp) -> Option<Timestamp> {
+        match self {
+            Task::CreateJob { .. }
+            | Task::DeleteJob { .. }
+            | Task::CreatePod { .. }
+            | Task::DeletePod { .. }
+            | Task::SetFinalizer { .. } => ended.checked_add(EFFECT_GRACE).ok(),
+            Task::Check { slots, .. } => Some(slots.after(ended)),
+            _ => None,
+        }
+    }
+
+    /// What sort of work it is, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Task::CheckSecrets { .. } => "CheckSecrets",
+            Task::ResolveCommit { .. } => "ResolveCommit",
+            Task::ResolveContextImage { .. } => "ResolveContextImage",
+            Task::ReadConfigMap { .. } => "ReadConfigMap",
+            Task::ReadFile { .. } => "ReadFile",
+            Task::CheckBuildSecrets { .. } => "CheckBuildSecrets",
+            Task::CheckBaseImages { .. } => "CheckBaseImages",
+            Task::ResolveImage { .. } => "ResolveImage",
+            Task::InspectBuild { .. } => "InspectBuild",
+            Task::CopyImage { .. } => "CopyImage",
+            Task::CreateJob { .. } => "CreateJob",
+            Task::AwaitTurn { .. } => "AwaitTurn",
+            Task::MergeSecrets { .. } => "MergeSecrets",
+            Task::DeleteJob { .. } => "DeleteJob",
+            Task::Publish { .. } => "Publish",
+            Task::Check { .. } => "Check",
+            Task::SetFinalizer { .. } => "SetFinalizer",
+            Task::DeleteTags { .. } => "DeleteTags",
+            Task::InspectProgram { .. } => "InspectProgram",
+            Task::CreatePod { .. } => "CreatePod",
+            Task::DeletePod { .. } => "DeletePod",
+        }
+    }
+
+    /// Whether it changes what others see, in a moment. The operator does not stop in the middle of that; copies may take
+    /// minutes, are begun anew where they stopped, and nobody sees them before the tags move.
+    pub fn writes(&self) -> bool {
+        match self {
+            Task::CreateJob { .. }
+            | Task::DeleteJob { .. }
+            | Task::CreatePod { .. }
+            | Task::DeletePod { .. }
+            | Task::MergeSecrets { .. }
+            | Task::SetFinalizer { .. }
+            | Task::Publish { .. }
+            | Task::DeleteTags { .. } => true,
+            Task::CheckSecrets { .. }
+            | Task::ResolveCommit { .. }
+            | Task::ResolveContextImage { .. }
+            | Task::ReadConfigMap { .. }
+            | Task::ReadFile { .. }
+            | Task::CheckBuildSecrets { .. }
+            | Task::CheckBaseImages { .. }
+            | Task::ResolveImage { .. }
+            | Task::InspectBuild { .. }
+            | Task::CopyImage { .. }
+            | Task::AwaitTurn { .. }
+            | Task::Check { .. }
+            | Task::InspectProgram { .. } => false,
+        }
     }
 
     /// Tells this work from any other of the same `MultiArchImage`.
     pub fn key(&self) -> String {
         match self {
             Task::CheckSecrets { epoch } => format!("secrets {epoch:?}"),
-            Task::ResolveCommit { epoch, url, reference } => format!("commit {url} {reference:?} {epoch:?}"),
-            Task::ReadConfigMap { epoch, name, dockerfile } => {
-                format!("configmap {name} {dockerfile} {epoch:?}")
+            Task::ResolveCommit { epoch, url, reference, secret } => {
+                format!("commit {url} {reference:?} {secret:?} {epoch:?}")
             }
-            Task::ResolveImage { epoch, reference, platform } => {
-                format!("resolve {reference} {platform} {epoch:?}")
+            Task::ResolveContextImage { epoch, reference } => format!("context {reference} {epoch:?}"),
+            Task::ReadConfigMap { epoch, name, dockerfiles } => {
+                format!("configmap {name} {dockerfiles:?} {epoch:?}")
             }
-            Task::InspectBuild { repository, digest, platform } => {
-                format!("inspect {repository}@{digest} {platform}")
+            Task::ReadFile { url, commit, path, secret } => {
+                format!("file {url} {commit} {path:?} {secret:?}")
             }
-            Task::CopyImage { from, to, image } => {
-                format!("copy {from}@{} {to}", image.image.descriptor.digest)
+            Task::CheckBuildSecrets { epoch, wanted } => format!("build secrets {wanted:?} {epoch:?}"),
+            Task::CheckBaseImages { epoch, images } => format!("base images {images:?} {epoch:?}"),
+            Task::ResolveImage { epoch, reference, platform, moved_to, check } => {
+                format!("resolve {reference} {platform} {moved_to:?} {check:?} {epoch:?}")
             }
-            Task::CreateJob { job } => format!("create {:?}", job.metadata.name),
+            Task::InspectBuild { repository, digest, platform, look, check } => {
+                format!("inspect {repository}@{digest} {platform} {look:?} {check:?}")
+            }
+            Task::CopyImage { from, to, image, look } => {
+                format!("copy {from}@{} {to} {look:?}", image.image.descriptor.digest)
+            }
+            Task::CreateJob { job, .. } => format!("create {:?}", job.metadata.name),
+            Task::AwaitTurn { job, .. } => format!("create {:?}", Some(job)),
             Task::MergeSecrets { epoch, uid, .. } => format!("merge {uid} {epoch:?}"),
             Task::DeleteJob { name, uid } => format!("delete {name} {uid}"),
-            Task::Publish { generation, repository, tags, index, policy } => {
-                format!("publish {} {repository} {tags:?} {policy:?} {generation}", index.descriptor.digest)
+            Task::Publish { generation, repository, tags, index, platform_tags, policy, look } => {
+                let images: Vec<(&String, &Digest)> =
+                    platform_tags.iter().map(|(tag, child)| (tag, &child.image.descriptor.digest)).collect();
+                let digest = &index.descriptor.digest;
+                format!("publish {digest} {repository} {tags:?} {images:?} {policy:?} {generation} {look:?}")
             }
+            // Whatever is looked at: what was found last counts until the next look.
+            Task::Check { epoch, .. } => format!("check {epoch:?}"),
+            Task::SetFinalizer { present } => format!("finalizer {present}"),
+            Task::DeleteTags { tags } => format!("delete tags {tags:?}"),
+            Task::InspectProgram { repository, image, platform } => {
+                format!("program {repository}@{} {platform}", image.image.descriptor.digest)
+            }
+            Task::CreatePod { pod } => format!("create pod {:?}", pod.metadata.name),
+            Task::DeletePod { name, uid } => format!("delete pod {name} {uid}"),
         }
     }
+}
+
+/// A Secret, and of each of its keys the names that will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretKeys {
+    /// Its name.
+    pub name: String,
+    /// For each key that must be there the names that it may have.
+    pub keys: Vec<Vec<String>>,
 }
 
 /// What a task found.
@@ -168,10 +379,43 @@ pub enum Found {
     Done,
     /// A full commit hash.
     Commit(String),
-    /// The SHA-256 of each file, in hexadecimal digits.
-    Files(BTreeMap<String, String>),
+    /// The files of a ConfigMap.
+    Files {
+        /// The SHA-256 of each, in hexadecimal digits.
+        sums: BTreeMap<String, String>,
+        /// The text of the Dockerfiles among them.
+        dockerfiles: BTreeMap<String, Bytes>,
+    },
+    /// A file of a commit, if it could be read.
+    File(Option<Bytes>),
+    /// An image that is a context, or an artifact with one archive.
+    ContextImage {
+        /// Of its manifest or index.
+        digest: Digest,
+        /// Of the artifact's archive.
+        archive: Option<Digest>,
+    },
     /// A verified image.
     Image(Arc<ResolvedImage>),
+    /// What sources and published tags are now.
+    Checked(Arc<Checked>),
+    /// Tags that were to be removed and are still there, each with the reason.
+    Kept(Vec<String>),
+    /// What the program that an image starts was made for.
+    Program(ProgramFinding),
+}
+
+/// What sources and published tags are at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// When it was looked.
+    pub at: Timestamp,
+    /// The digest that each reference has; `None` where it is gone. What cannot be seen is not listed.
+    pub held: BTreeMap<Reference, Option<Digest>>,
+    /// The commit of the git ref.
+    pub commit: Option<String>,
+    /// Why something cannot be seen, if that will not pass by itself.
+    pub refused: Option<(Reason, String)>,
 }
 
 /// Why a task failed, for people, and when it is tried again.

@@ -101,8 +101,19 @@ impl Session {
         }
     }
 
-    /// Asks the realm for a token: distribution spec, "Token authentication" and "OAuth2 token authentication".
     async fn token(
+        &self,
+        request: &Request<'_>,
+        key: &TokenKey,
+        credential: Option<&Credential>,
+    ) -> Result<Token, Error> {
+        let token = self.ask_realm(request, key, credential).await;
+        self.client().observer().token_asked_for(token.is_ok());
+        token
+    }
+
+    /// Asks the realm for a token: distribution spec, "Token authentication" and "OAuth2 token authentication".
+    async fn ask_realm(
         &self,
         request: &Request<'_>,
         key: &TokenKey,

@@ -137,11 +137,11 @@ impl Session {
         target: &Repository,
         digest: &Digest,
     ) -> Result<bool, Error> {
-        match self.head_manifest(&target.with_digest(digest)).await {
-            Ok(found) => Ok(found.is_some()),
-            // To who may not see what is not there, pushing it will say whether that is the reason.
-            Err(error) if error.kind() == Kind::Denied && source != target => Ok(false),
-            Err(error) => Err(error),
+        let reference = target.with_digest(digest);
+        match source == target {
+            // Nothing will be written that could tell.
+            true => Ok(self.head_manifest(&reference).await?.is_some()),
+            false => self.has_manifest(&reference).await,
         }
     }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::descriptor::null_as_default;
 use super::http::explain_tls;
+use crate::network::HostDenied;
 
 /// The longest message of a registry that is repeated, in characters.
 const LONGEST_MESSAGE: usize = 200;
@@ -27,6 +28,8 @@ pub enum Kind {
     Unauthorized,
     /// The credentials are good, but may not do this.
     Denied,
+    /// The host must not be spoken to; nothing was sent.
+    HostDenied,
     /// Too many requests.
     RateLimited,
     /// The registry cannot be reached, or fails.
@@ -147,6 +150,9 @@ impl Operation {
 
     /// A request that got no answer, or whose answer broke off.
     pub(crate) fn no_answer(&self, host: &str, error: &reqwest::Error) -> Error {
+        if let Some(denied) = HostDenied::behind(error) {
+            return self.error(Kind::HostDenied, denied.to_string());
+        }
         let cause = leaf_cause(error);
         if let Some(explanation) = explain_tls(&cause) {
             let mut failure = self.unreachable(host, &explanation);

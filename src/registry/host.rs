@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::glob;
+
 /// A host with an optional port, as in `*.example.com:5000`; `*` and `?` stand for parts of one label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPattern {
@@ -21,11 +23,7 @@ impl HostPattern {
         let candidates = labels(name);
         self.port.as_deref() == port
             && self.labels.len() == candidates.len()
-            && self
-                .labels
-                .iter()
-                .zip(&candidates)
-                .all(|(pattern, label)| glob(pattern.as_bytes(), label.as_bytes()))
+            && self.labels.iter().zip(&candidates).all(|(pattern, label)| glob::matches(pattern, label))
     }
 
     pub(crate) fn has_wildcard(&self) -> bool {
@@ -78,29 +76,6 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
             (name, Some(port))
         }
         _ => (host, None),
-    }
-}
-
-/// Only the last `*` is ever tried anew, so that many of them do not take forever.
-fn glob(mut pattern: &[u8], mut text: &[u8]) -> bool {
-    // The pattern after the last `*`, and the text that it has not been tried on.
-    let mut star: Option<(&[u8], &[u8])> = None;
-    loop {
-        match (pattern.split_first(), text.split_first()) {
-            (None, None) => return true,
-            (Some((b'*', rest)), _) => {
-                star = Some((rest, text));
-                pattern = rest;
-            }
-            (Some((expected, rest)), Some((found, others))) if expected == found || *expected == b'?' => {
-                (pattern, text) = (rest, others);
-            }
-            _ => {
-                let Some((rest, [_, others @ ..])) = star else { return false };
-                star = Some((rest, others));
-                (pattern, text) = (rest, others);
-            }
-        }
     }
 }
 

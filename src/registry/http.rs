@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Certificate, Identity, Url};
 
 use super::challenge::Challenge;
@@ -16,12 +17,14 @@ use super::mirrors::copies;
 use super::reference::{Repository, api_host};
 use super::settings::{ClientCertificate, RegistrySettings, Settings, read_limited};
 use super::transport::{Client, Message, authority};
+use crate::network::{self, Access, Guard};
 
 /// All HTTP clients of a registry client.
 pub(crate) struct HttpClients {
     registries: Vec<(HostPattern, Arc<RegistrySettings>)>,
     others: Arc<RegistrySettings>,
     plain_http: Vec<HostPattern>,
+    proxies: Matcher,
     user_agent: String,
     connect_timeout: Duration,
     fresh: Duration,
@@ -34,9 +37,11 @@ pub(crate) struct HttpClients {
 /// What hosts that share a client have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Way {
-    /// Never through a proxy.
+    /// Not through a proxy.
     direct: bool,
     tls: Tls,
+    /// Which of the addresses of a host are connected to; any where there is none.
+    guard: Option<Guard>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,6 +81,7 @@ impl HttpClients {
             registries,
             others: Arc::default(),
             plain_http: settings.plain_http.iter().map(|host| HostPattern::new(bare(host))).collect(),
+            proxies: Matcher::from_env(),
             user_agent: settings.user_agent.clone(),
             connect_timeout: settings.connect_timeout,
             fresh: settings.certificates_fresh,
@@ -107,12 +113,21 @@ impl HttpClients {
         lock(&self.insecure).insert(bare(host).to_owned(), Arc::new(settings));
     }
 
-    /// The client for an address.
+    /// The client for an address, for who has this access: anybody to anywhere where none is given.
     ///
     /// # Errors
-    /// If the files of certificates for it cannot be used.
-    pub(crate) fn for_url(&self, url: &Url) -> Result<reqwest::Client, Error> {
+    /// If the host must not be spoken to, or the files of certificates for it cannot be used.
+    pub(crate) fn for_url(
+        &self,
+        operation: &Operation,
+        url: &Url,
+        access: Option<&Access>,
+    ) -> Result<reqwest::Client, Error> {
         let host = authority(url);
+        // As in Go: a proxy cannot reach what is on this machine.
+        let direct = is_loopback(&host) || !network::is_proxied(&self.proxies, url);
+        let guard = network::guard(access, url, direct);
+        let guard = guard.map_err(|denied| operation.error(Kind::HostDenied, denied.to_string()))?;
         let settings = self.settings(&host);
         let tls = if url.scheme() == "http" { Tls::None } else { Self::tls(&settings) };
         if matches!(tls, Tls::Unverified { .. }) && lock(&self.warned).insert(host.clone()) {
@@ -121,8 +136,7 @@ impl HttpClients {
                 "TLS without verification: whoever is in between reads and changes everything"
             );
         }
-        // As in Go: a proxy cannot reach what is on this machine.
-        self.client(&Way { direct: is_loopback(&host), tls })
+        self.client(&Way { direct, tls, guard })
             .map_err(|problem| Operation::new(&host, "setting up TLS").error(Kind::Unsupported, problem))
     }
 
@@ -167,6 +181,9 @@ impl HttpClients {
             .connect_timeout(self.connect_timeout);
         if way.direct {
             builder = builder.no_proxy();
+        }
+        if let Some(guard) = &way.guard {
+            builder = builder.dns_resolver(guard.clone());
         }
         let identity = match &way.tls {
             Tls::None if way.direct || !proxy_has_tls() => {
@@ -253,7 +270,7 @@ impl Client {
         for (_, settings) in &http.registries {
             let tls = HttpClients::tls(settings);
             if tls.files().next().is_some() {
-                let way = Way { direct: is_loopback(&settings.host), tls };
+                let way = Way { direct: is_loopback(&settings.host), tls, guard: None };
                 http.client(&way).map_err(|problem| unusable(&settings.host, problem))?;
             }
         }

@@ -70,6 +70,19 @@ impl Session {
         }
     }
 
+    /// Whether the repository has the manifest. `403` counts as no, as with blobs: writing will tell whether that is the
+    /// reason.
+    ///
+    /// # Errors
+    /// If the registry gives no usable answer.
+    pub async fn has_manifest(&self, reference: &Reference) -> Result<bool, Error> {
+        match self.head_manifest(reference).await {
+            Ok(found) => Ok(found.is_some()),
+            Err(error) if error.kind() == Kind::Denied => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The manifest with its bytes, of at most [`LARGEST_MANIFEST`]. The digest is computed from them.
     ///
     /// # Errors

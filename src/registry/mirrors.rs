@@ -18,6 +18,13 @@ impl Mirror {
     }
 }
 
+impl Mirror {
+    /// `host[:port]`.
+    pub fn host(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+}
+
 impl FromStr for Mirror {
     type Err = String;
 

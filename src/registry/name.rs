@@ -145,12 +145,12 @@ fn is_component(component: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::digest::Digest;
     use super::*;
 
     /// Every text of up to `length` of these pieces.
-    fn texts(pieces: &[&str], length: usize) -> Vec<String> {
+    pub fn texts(pieces: &[&str], length: usize) -> Vec<String> {
         let mut all = vec![String::new()];
         let mut last = all.clone();
         for _ in 0..length {

@@ -60,6 +60,15 @@ impl Repository {
         api_host(&self.registry)
     }
 
+    /// The name or address of that host by itself, and its port where one is written. Where none is, settings decide
+    /// between those of HTTP with TLS and without.
+    pub fn host_and_port(&self) -> (&str, Option<u16>) {
+        match self.host().rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+            _ => (self.host(), None),
+        }
+    }
+
     /// The manifest under `tag` in this repository.
     ///
     /// # Errors

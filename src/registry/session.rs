@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -40,7 +41,7 @@ pub struct Session {
     observer: Arc<dyn Observer>,
 }
 
-/// Sees the bytes of blobs on their way, as progress bars do.
+/// Sees what happens at registries: the bytes of blobs on their way, as progress bars do, and requests, as metrics do.
 pub trait Observer: Send + Sync {
     /// `blob` is being sent to `target`.
     fn begun(&self, target: &Repository, blob: &Descriptor) {
@@ -55,6 +56,17 @@ pub trait Observer: Send + Sync {
     /// It is there now; `delivery` is how it came.
     fn delivered(&self, target: &Repository, blob: &Descriptor, delivery: Delivery) {
         let _ = (target, blob, delivery);
+    }
+
+    /// A request was sent: `status` is that of its answer, if there was one, and `took` the time until its head came.
+    /// Only the observer of a whole client is told.
+    fn answered(&self, method: &Method, status: Option<StatusCode>, took: Duration) {
+        let _ = (method, status, took);
+    }
+
+    /// A token server was asked for a token. Only the observer of a whole client is told.
+    fn token_asked_for(&self, granted: bool) {
+        let _ = granted;
     }
 }
 
@@ -108,8 +120,9 @@ impl Content {
 impl Session {
     pub(crate) fn new(client: Client, keyring: Arc<Keyring>) -> Self {
         let retry = client.retry().clone();
+        let observer = client.observer().clone();
         let (good, foreseen, narrow) = Default::default();
-        Self { client, keyring, good, retry, mirrored: true, foreseen, narrow, observer: Arc::new(()) }
+        Self { client, keyring, good, retry, mirrored: true, foreseen, narrow, observer }
     }
 
     /// The same session, for who has to know what the registry itself has.

@@ -10,6 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFT
 use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use super::challenge::Challenge;
 use super::credentials::Keyring;
@@ -17,10 +18,12 @@ use super::error::{Error, Kind, Operation};
 use super::host_state::HostState;
 use super::http::HttpClients;
 use super::retry::Retry;
-use super::session::Session;
+use super::session::{Observer, Session};
 use super::settings::Settings;
 use super::single_flight::SingleFlight;
 use super::token::TokenCache;
+use crate::network::Access;
+use crate::telemetry;
 
 /// The largest token answer or error answer that is read, in bytes.
 pub(crate) const SMALL_ANSWER: u64 = 1024 * 1024;
@@ -35,7 +38,7 @@ const MOST_HOSTS: usize = 1024;
 
 /// Connections, tokens and counts, shared by all sessions. Cheap to clone.
 #[derive(Clone)]
-pub struct Client(Arc<Shared>);
+pub struct Client(Arc<Shared>, Option<Access>);
 
 struct Shared {
     http: HttpClients,
@@ -48,6 +51,7 @@ struct Shared {
     uploads: SingleFlight,
     turns: Semaphore,
     requests: AtomicU64,
+    observer: Arc<dyn Observer>,
 }
 
 /// One message to a server, already authorised.
@@ -75,11 +79,19 @@ impl Client {
     /// # Errors
     /// If the user agent cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
+        Self::observed(settings, Arc::new(()))
+    }
+
+    /// The same, with `observer` told of every request, and of the blobs of sessions that have no observer of their own.
+    ///
+    /// # Errors
+    /// If the user agent cannot be used.
+    pub fn observed(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Self, Error> {
         if HeaderValue::from_str(&settings.user_agent).is_err() {
             let operation = Operation::new("registry client", "setting up");
             return Err(operation.error(Kind::Unsupported, "the user agent is no header value"));
         }
-        Ok(Self(Arc::new(Shared {
+        let shared = Shared {
             http: HttpClients::new(settings),
             read_timeout: settings.read_timeout,
             upload_timeout: settings.upload_timeout,
@@ -90,7 +102,14 @@ impl Client {
             uploads: SingleFlight::default(),
             turns: Semaphore::new(MOST_SENDERS),
             requests: AtomicU64::default(),
-        })))
+            observer,
+        };
+        Ok(Self(Arc::new(shared), None))
+    }
+
+    /// The same client, which speaks to no host but those that `access` lets it, wherever servers lead it.
+    pub fn limited_to(&self, access: Access) -> Self {
+        Self(Arc::clone(&self.0), Some(access))
     }
 
     /// Requests on behalf of whoever holds `keyring`. Tokens are shared only with holders of the same credentials.
@@ -101,6 +120,10 @@ impl Client {
     /// How many requests have been sent so far, those for tokens, of redirects and of retries included.
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+        &self.0.observer
     }
 
     pub(crate) fn retry(&self) -> &Retry {
@@ -161,9 +184,18 @@ impl Client {
         let is_stream = progress.is_some();
         let limit = if is_stream { self.0.upload_timeout } else { self.0.read_timeout };
         let progress = progress.unwrap_or_default();
+        let registry = url.origin();
         for _ in 0..=MOST_REDIRECTS {
-            let http = self.0.http.for_url(&url)?;
-            let mut request = http.request(method.clone(), url.clone()).headers(headers.clone());
+            let http = self.0.http.for_url(operation, &url, self.1.as_ref())?;
+            let is_asked = url.origin() == registry;
+            let path = url.path().to_owned();
+            let path = Some(path).filter(|path| is_asked && is_of_the_api(path));
+            let span = span(&method, &url, path.as_deref());
+            let mut headers = headers.clone();
+            if is_asked {
+                telemetry::propagate(&span, &mut headers);
+            }
+            let mut request = http.request(method.clone(), url.clone()).headers(headers);
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
@@ -178,11 +210,18 @@ impl Client {
                 false => host.limit().enter().await,
             };
             self.0.requests.fetch_add(1, Ordering::Relaxed);
-            let answer = moving(limit, &progress, request.send()).await;
+            let sent = Instant::now();
+            let answer = moving(limit, &progress, request.send()).instrument(span.clone()).await;
+            let status = answer.as_ref().and_then(|answer| answer.as_ref().ok()).map(Response::status);
+            self.0.observer.answered(&method, status, sent.elapsed());
+            match status.map(|status| status.as_u16()) {
+                Some(code) => _ = span.record("http.response.status_code", i64::from(code)),
+                None => telemetry::fail(&span, "no answer"),
+            }
             let response = answered(operation, &url, answer)?;
             turn.answered(response.status() == StatusCode::TOO_MANY_REQUESTS);
-            // Without the query, which may be signed.
-            tracing::debug!("{method} {}{}: {}", authority(&url), url.path(), response.status().as_u16());
+            let path = path.as_deref().unwrap_or("/…");
+            tracing::debug!("{method} {}{path}: {}", authority(&url), response.status().as_u16());
             show_warnings(operation, response.headers());
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -283,6 +322,24 @@ impl Client {
     }
 }
 
+/// Whether a path is one of the distribution spec's, so that it names things and is no secret. Others, which registries
+/// lead to for blobs, may have a token in the path itself; queries may be signed wherever they are.
+fn is_of_the_api(path: &str) -> bool {
+    path.starts_with("/v2/")
+}
+
+/// A request in a trace, named as OpenTelemetry's conventions for HTTP have it.
+fn span(method: &Method, url: &Url, path: Option<&str>) -> Span {
+    tracing::debug_span!(
+        "request",
+        otel.kind = "client",
+        http.request.method = %method,
+        server.address = authority(url),
+        url.path = path,
+        http.response.status_code = tracing::field::Empty,
+    )
+}
+
 /// How far a body lies behind the slowest pace that is put up with. A server that sends a byte now and then is never
 /// silent, and would hold us for ever.
 #[derive(Default)]
@@ -365,6 +422,16 @@ mod tests {
         assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(after("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
         assert_eq!(after("soon"), None);
+    }
+
+    #[test]
+    fn only_paths_of_the_distribution_api_are_told() {
+        for path in ["/v2/", "/v2/team/web/manifests/1.0", "/v2/team/web/blobs/uploads/"] {
+            assert!(is_of_the_api(path), "{path}");
+        }
+        for path in ["/", "/token", "/artifacts-downloads/namespaces/a/downloads/hunter2", "/v2"] {
+            assert!(!is_of_the_api(path), "{path}");
+        }
     }
 
     #[tokio::test]

@@ -56,6 +56,19 @@ func tools() []tool {
 	}
 }
 
+// extras are what only some tests need; `devcluster tool NAME` and `devcluster flux up` build them when they are asked
+// for, `devcluster build --all` before.
+func extras() []tool {
+	return []tool{
+		{module: "gitops", programs: map[string]string{"health": "./health"}},
+		{module: "gitops", programs: map[string]string{"helm": "helm.sh/helm/v4/cmd/helm"}},
+		{module: "metrics", programs: map[string]string{"promlint": "."}},
+		{module: "charts", programs: map[string]string{"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}},
+		{module: "charts", programs: map[string]string{"promql": "./promql"}},
+		flux,
+	}
+}
+
 func (t tool) title() string {
 	return fmt.Sprintf("%s (%s)", t.module, strings.Join(t.names(), " "))
 }
@@ -109,15 +122,14 @@ func (t tool) stamp(source string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:16], err
 }
 
-// buildTools brings every program of the tier into binDir, from the cache or by building it.
+// toolsOf are the tools that a tier runs with.
+func toolsOf(tier string) []tool {
+	return slices.DeleteFunc(tools(), func(t tool) bool { return !slices.Contains(t.tiers, tier) })
+}
+
+// buildTools brings every program of the tools into binDir, from the cache or by building it.
 // It returns a stamp per program.
-func buildTools(source, cache, binDir, tier string, p *progress) (map[string]string, error) {
-	var wanted []tool
-	for _, t := range tools() {
-		if slices.Contains(t.tiers, tier) {
-			wanted = append(wanted, t)
-		}
-	}
+func buildTools(wanted []tool, source, cache, binDir string, p *progress) (map[string]string, error) {
 	stamps := map[string]string{}
 	for i, t := range wanted {
 		stamp, err := t.stamp(source)
@@ -217,8 +229,13 @@ func linkOrCopy(from, to string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	temp := to + ".new"
-	os.Remove(temp)
+	// A folder of its own, since others may bring the same program at the same time.
+	folder, err := os.MkdirTemp(filepath.Dir(to), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	temp := filepath.Join(folder, filepath.Base(to))
 	if os.Link(from, temp) != nil {
 		if err := copyFile(from, temp); err != nil {
 			return err

@@ -49,9 +49,11 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 	return d, nil
 }
 
-func (d *debs) apt(args ...string) error {
+func (d *debs) apt(args ...string) error { return d.aptIn("", args...) }
+
+func (d *debs) aptIn(dir string, args ...string) error {
 	cmd := exec.Command("apt-get", args...)
-	cmd.Env = d.env
+	cmd.Env, cmd.Dir = d.env, dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
@@ -70,6 +72,25 @@ func (d *debs) closure(arch string, names ...string) ([]string, error) {
 	}
 	// What an earlier run fetched may be an older version of the same package.
 	if err := d.apt("-qq", "-o", "APT::Architecture="+arch, "-o", "Dir::Cache::archives="+into, "-o", "Debug::NoLocking=1", "autoclean"); err != nil {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(into, "*.deb"))
+}
+
+// only fetches packages of an architecture without what they depend on, and returns the files.
+func (d *debs) only(arch string, names ...string) ([]string, error) {
+	into := filepath.Join(d.dir, arch)
+	if err := os.RemoveAll(into); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return nil, err
+	}
+	args := []string{"-qq", "download"}
+	for _, name := range names {
+		args = append(args, name+":"+arch)
+	}
+	if err := d.aptIn(into, args...); err != nil {
 		return nil, err
 	}
 	return filepath.Glob(filepath.Join(into, "*.deb"))

@@ -41,9 +41,11 @@ var needs = []need{
 	{"iproute2", "makes the rig's addresses", true, program("ip")},
 	{"libc6-dev", "builds runc", true, anyFile("/usr/lib/*/libc.a", "/usr/lib/libc.a")},
 	{"libseccomp-dev", "builds runc", true, anyFile("/usr/lib/*/pkgconfig/libseccomp.pc", "/usr/lib*/pkgconfig/libseccomp.pc", "/usr/share/pkgconfig/libseccomp.pc")},
+	{"openssh-client", "goes into the builder image", true, program("ssh")},
 	{"pkg-config", "builds runc", true, program("pkg-config")},
 	{"qemu-user-static", "runs other architectures' programs", true, anyFile("/usr/bin/qemu-aarch64-static")},
 	{"uidmap", "goes into the builder image", true, program("newuidmap")},
+	{"xz-utils", "goes into the builder image", true, program("xz")},
 }
 
 // The rig runs without these; the tests and the demo use them beside it.

@@ -20,12 +20,13 @@ import (
 )
 
 // imagesRevision changes when a recipe below does, so that cached images are made again.
-const imagesRevision = "1"
+const imagesRevision = "2"
 
 const (
 	buildkitTag = "buildkit:v0.33.0-rootless"
 	busyboxTag  = "busybox:1"
 	compilerTag = "cc:1"
+	goTag       = "go:1"
 	unameTag    = "uname:s390x"
 	pauseTag    = "pause:1"
 )
@@ -38,34 +39,46 @@ var (
 // buildImages assembles the images once, as an OCI layout in the cache, and returns its path.
 func buildImages(cache, bin, tier string, stamps map[string]string, p *progress) (string, error) {
 	hash := sha256.New()
-	fmt.Fprintln(hash, imagesRevision, tier, runtime.GOARCH)
+	fmt.Fprintln(hash, imagesRevision, tier, runtime.GOARCH, runtime.Version())
 	for _, name := range []string{"pause", "uname-s390x", "runc", "buildkitd", "buildctl", "rootlesskit"} {
 		fmt.Fprintln(hash, name, stamps[name])
 	}
 	out := filepath.Join(cache, "layout-"+hex.EncodeToString(hash.Sum(nil))[:16])
-	if exists(filepath.Join(out, "index.json")) {
-		return out, nil
+	return out, layoutOnce(out, func(temp string) error {
+		if !program("apt-get")() || !program("dpkg-deb")() {
+			return fmt.Errorf("the rig's images are made of Debian packages: apt-get and dpkg-deb are needed")
+		}
+		b := &imageBuilder{bin: bin, debDir: filepath.Join(cache, "debs"), progress: p}
+		if err := b.all(temp, tier); err != nil {
+			return fmt.Errorf("images: %w", err)
+		}
+		return nil
+	})
+}
+
+// layoutOnce has an OCI layout made in the folder that it is given, unless it is there; it gets its name when it is whole.
+func layoutOnce(out string, make func(temp string) error) error {
+	isThere := func() bool { return exists(filepath.Join(out, "index.json")) }
+	if isThere() {
+		return nil
 	}
 	lock, err := lockFile(out+".lock", true)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer lock.Close()
-	if exists(filepath.Join(out, "index.json")) {
-		return out, nil
-	}
-	if !program("apt-get")() || !program("dpkg-deb")() {
-		return "", fmt.Errorf("the rig's images are made of Debian packages: apt-get and dpkg-deb are needed")
+	if isThere() {
+		return nil
 	}
 	temp := out + ".new"
+	defer os.RemoveAll(temp)
 	if err := os.RemoveAll(temp); err != nil {
-		return "", err
+		return err
 	}
-	b := &imageBuilder{bin: bin, debDir: filepath.Join(cache, "debs"), progress: p}
-	if err := b.all(temp, tier); err != nil {
-		return "", fmt.Errorf("images: %w", err)
+	if err := make(temp); err != nil {
+		return err
 	}
-	return out, os.Rename(temp, out)
+	return os.Rename(temp, out)
 }
 
 type imageBuilder struct {
@@ -91,7 +104,7 @@ func (b *imageBuilder) all(out, tier string) error {
 	}
 	recipes := []recipe{{busyboxTag, b.makeBusybox}, {compilerTag, b.makeCompiler}, {unameTag, b.makeUname}}
 	if tier == tierNodes {
-		recipes = append(recipes, recipe{pauseTag, b.makePause}, recipe{buildkitTag, b.makeBuilder})
+		recipes = append(recipes, recipe{pauseTag, b.makePause}, recipe{buildkitTag, b.makeBuilder}, recipe{goTag, b.makeGo})
 	}
 	for i, recipe := range recipes {
 		title := fmt.Sprintf("image %d/%d %s", i+1, len(recipes), recipe.tag)
@@ -166,39 +179,44 @@ func (b *imageBuilder) index(tag string, arches []string, make func(arch string)
 var shellConfig = v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"sh"}}
 
 func (b *imageBuilder) makeBusybox() error {
-	applets, err := b.applets()
-	if err != nil {
-		return err
-	}
 	b.busybox = map[string]v1.Layer{}
 	return b.index(busyboxTag, busyboxArches, func(arch string) (v1.Image, error) {
-		t := tree{}
-		for _, dir := range mergedDirs {
-			t.dir("usr/"+dir, 0o755, 0)
-			t.link(dir, "usr/"+dir)
-		}
-		for _, dir := range []string{"dev", "etc", "home", "proc", "run", "sys", "usr/local/bin", "var"} {
-			t.dir(dir, 0o755, 0)
-		}
-		t.dir("root", 0o700, 0)
-		t.dir("tmp", 0o1777, 0)
-		t.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
-		t.text("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n")
-		if err := b.addBusybox(t, arch); err != nil {
-			return nil, err
-		}
-		for _, applet := range applets {
-			if applet != "busybox" {
-				t.link("usr/bin/"+applet, "busybox")
-			}
-		}
-		layer, err := t.layer()
+		layer, err := b.busyboxLayer(arch)
 		if err != nil {
 			return nil, err
 		}
 		b.busybox[arch] = layer
 		return b.image(arch, shellConfig, layer)
 	})
+}
+
+// busyboxLayer is the base of every image with a shell.
+func (b *imageBuilder) busyboxLayer(arch string) (v1.Layer, error) {
+	applets, err := b.applets()
+	if err != nil {
+		return nil, err
+	}
+	t := tree{}
+	for _, dir := range mergedDirs {
+		t.dir("usr/"+dir, 0o755, 0)
+		t.link(dir, "usr/"+dir)
+	}
+	for _, dir := range []string{"dev", "etc", "home", "proc", "run", "sys", "usr/local/bin", "var"} {
+		t.dir(dir, 0o755, 0)
+	}
+	t.dir("root", 0o700, 0)
+	t.dir("tmp", 0o1777, 0)
+	t.text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+	t.text("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n")
+	if err := b.addBusybox(t, arch); err != nil {
+		return nil, err
+	}
+	for _, applet := range applets {
+		if applet != "busybox" {
+			t.link("usr/bin/"+applet, "busybox")
+		}
+	}
+	return t.layer()
 }
 
 func (b *imageBuilder) addBusybox(t tree, arch string) error {
@@ -275,6 +293,62 @@ func compilerNeeds(name string) bool {
 	return true
 }
 
+// makeGo makes an image with this machine's Go, as much of it as compiling takes.
+func (b *imageBuilder) makeGo() error {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOROOT: %w", err)
+	}
+	root, t := strings.TrimSpace(string(out)), tree{}
+	tools := filepath.Join("pkg", "tool", runtime.GOOS+"_"+runtime.GOARCH)
+	for _, name := range []string{"bin/go", filepath.Join(tools, "asm"), filepath.Join(tools, "compile"), filepath.Join(tools, "link")} {
+		if err := t.file(filepath.Join("usr/local/go", name), filepath.Join(root, name), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"src", "pkg/include", "go.env", "VERSION"} {
+		if err := addSources(t, root, dir); err != nil {
+			return err
+		}
+	}
+	layer, err := t.layer()
+	if err != nil {
+		return err
+	}
+	config := v1.Config{
+		Env: []string{"PATH=/usr/local/go/bin:" + strings.TrimPrefix(shellConfig.Env[0], "PATH="), "CGO_ENABLED=0", "GOPROXY=off", "GOTOOLCHAIN=local"},
+		Cmd: shellConfig.Cmd,
+	}
+	image, err := b.image(runtime.GOARCH, config, b.busybox[runtime.GOARCH], layer)
+	if err != nil {
+		return err
+	}
+	return b.layout.AppendImage(image, named(goTag))
+}
+
+// addSources adds what is below a folder of GOROOT, without commands and tests.
+func addSources(t tree, root, dir string) error {
+	return filepath.WalkDir(filepath.Join(root, dir), func(file string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if name == filepath.Join("src", "cmd") || entry.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if strings.HasSuffix(name, "_test.go") || !entry.Type().IsRegular() {
+			return nil
+		}
+		return t.file(filepath.Join("usr/local/go", name), file, 0o644)
+	})
+}
+
 func (b *imageBuilder) makeUname() error {
 	return b.single(unameTag, "s390x", "uname-s390x", "uname")
 }
@@ -308,6 +382,9 @@ func (b *imageBuilder) makeBuilder() error {
 		}
 	}
 	if err := addGit(git); err != nil {
+		return err
+	}
+	if err := addSSH(git); err != nil {
 		return err
 	}
 	for name, bit := range map[string]uint{"newgidmap": 6, "newuidmap": 7} { // CAP_SETGID, CAP_SETUID
@@ -378,4 +455,18 @@ func addGit(t tree) error {
 		}
 	}
 	return t.file("etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt", 0o644)
+}
+
+// addSSH takes the machine's ssh client, which git runs.
+func addSSH(t tree) error {
+	for _, name := range []string{"ssh", "xz"} {
+		file, err := exec.LookPath(name)
+		if err != nil {
+			return fmt.Errorf("%w; install the packages openssh-client and xz-utils", err)
+		}
+		if err := t.program(file); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -3,7 +3,8 @@
 //	devcluster up        build what is missing, start everything, print the state as JSON
 //	  client (up.go) ──▶ supervisor (supervisor.go), a daemon that owns every process
 //	                       ├─ etcd, kube-apiserver, kube-controller-manager, kube-scheduler (controlplane.go)
-//	                       ├─ two registries, a read-only proxy (registry.go), a git server (git.go)
+//	                       ├─ two registries, a read-only proxy (registry.go), git servers (git.go, gitssh.go)
+//	                       ├─ the controllers of Flux, if they are asked for (flux.go)
 //	                       └─ one process namespace a node (nodeinit.go) with its containerd and kubelet
 package main
 
@@ -21,10 +22,13 @@ const usage = `devcluster runs a real Kubernetes cluster on this machine.
   devcluster up [--dir DIR] [--tier auto|nodes|control-plane] [--owner-pid PID] [-v]
   devcluster down [--dir DIR]
   devcluster status [--dir DIR] [-o json]
-  devcluster node add ARCH [--dir DIR]
+  devcluster node add ARCH [--reserved-for NAME] [--in-place-of NODE] [--dir DIR]
   devcluster node remove NAME [--dir DIR]
   devcluster deps [--install]
-  devcluster build [--dir DIR] [--tier auto|nodes|control-plane]
+  devcluster build [--dir DIR] [--tier auto|nodes|control-plane] [--all]
+  devcluster tool health|helm|kubeconform|promql|source-controller|kustomize-controller [--dir DIR]
+  devcluster flux up [--dir DIR]
+  devcluster image toolchain|vendor [--dir DIR]
 `
 
 // errQuiet ends the program with status 1 where everything has been said already.
@@ -40,13 +44,16 @@ func main() {
 }
 
 type options struct {
-	dir      string
-	tier     string
-	ownerPID int
-	verbose  bool
-	output   string
-	install  bool
-	args     []string
+	dir       string
+	tier      string
+	ownerPID  int
+	verbose   bool
+	output    string
+	reserved  string
+	inPlaceOf string
+	install   bool
+	all       bool
+	args      []string
 }
 
 func run(args []string) error {
@@ -65,11 +72,19 @@ func run(args []string) error {
 		return down(opts)
 	case "status":
 		return status(opts)
-	case "node add", "node remove":
+	case "node add", "node remove", "tool", "image":
 		if len(opts.args) != 1 {
 			return fmt.Errorf("%s wants exactly one argument\n%s", command, usage)
 		}
+		switch command {
+		case "tool":
+			return printed(prepareExtra(opts, opts.args[0]))
+		case "image":
+			return printed(pushStage(opts, opts.args[0]))
+		}
 		return changeNode(opts, command, opts.args[0])
+	case "flux up":
+		return fluxUp(opts)
 	case "deps":
 		return deps(opts.install)
 	case "build":
@@ -97,6 +112,9 @@ func parse(args []string) (string, options, error) {
 	flags.IntVar(&opts.ownerPID, "owner-pid", 0, "tear the rig down when this process has exited")
 	flags.BoolVar(&opts.verbose, "v", false, "print what is run")
 	flags.StringVar(&opts.output, "o", "", "json")
+	flags.StringVar(&opts.inPlaceOf, "in-place-of", "", "the name of a node that was removed, which this one takes over")
+	flags.StringVar(&opts.reserved, "reserved-for", "", "only pods that tolerate the taint `devcluster/reserved-for` of this value run on the node")
+	flags.BoolVar(&opts.all, "all", false, "build also what only some tests need")
 	flags.BoolVar(&opts.install, "install", false, "install what is missing")
 
 	var words []string
@@ -115,7 +133,7 @@ func parse(args []string) (string, options, error) {
 	}
 	command := words[0]
 	words = words[1:]
-	if command == "node" && len(words) > 0 {
+	if (command == "node" || command == "flux") && len(words) > 0 {
 		command += " " + words[0]
 		words = words[1:]
 	}
@@ -131,6 +149,13 @@ func parse(args []string) (string, options, error) {
 	var err error
 	opts.dir, err = rigDir(opts.dir)
 	return command, opts, err
+}
+
+func printed(line string, err error) error {
+	if err == nil {
+		fmt.Println(line)
+	}
+	return err
 }
 
 func printJSON(v any) error {

@@ -27,7 +27,9 @@ type node struct {
 	BinDir  string `json:"binDir"` // host: seen as insideBin
 	Address string `json:"address"`
 	Resolv  string `json:"resolv"`
-	service *service
+	// ReservedFor is the value of a label and a taint that the node comes with; none if empty.
+	ReservedFor string `json:"reservedFor"`
+	service     *service
 }
 
 // What a node sees of the rig; short, fixed paths, since Unix sockets allow 108 bytes.
@@ -39,9 +41,12 @@ const (
 	criSocket  = "/run/containerd/containerd.sock"
 )
 
-func (r *rig) newNode(name, arch string, index int) (*node, error) {
+// reservedFor is the key of the label and the taint of a node that is somebody's own.
+const reservedFor = "devcluster/reserved-for"
+
+func (r *rig) newNode(name, arch, reservedFor string, index int) (*node, error) {
 	n := &node{
-		Name: name, Arch: arch, Index: index, Address: r.address,
+		Name: name, Arch: arch, ReservedFor: reservedFor, Index: index, Address: r.address,
 		Dir: r.path("nodes", name), LogDir: r.path("logs", name), BinDir: r.state.BinDir,
 	}
 	for _, dir := range []string{"lib/devcluster/bin", "lib/devcluster/etc", "lib/containerd", "lib/kubelet", "lib/cni"} {
@@ -115,9 +120,14 @@ func (r *rig) kubeletConfig(n *node) object {
 	if _, err := os.Stat(resolv); err != nil {
 		resolv = ""
 	}
+	taints := []object{}
+	if n.ReservedFor != "" {
+		taints = append(taints, object{"key": reservedFor, "value": n.ReservedFor, "effect": "NoSchedule"})
+	}
 	return object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-		"address": n.Address, "port": portKubelet + n.Index, "readOnlyPort": 0, "healthzPort": 0,
+		"registerWithTaints": taints,
+		"address":            n.Address, "port": portKubelet + n.Index, "readOnlyPort": 0, "healthzPort": 0,
 		"tlsCertFile": insideEtc + "/kubelet.crt", "tlsPrivateKeyFile": insideEtc + "/kubelet.key",
 		"authentication": object{
 			"anonymous": object{"enabled": false}, "webhook": object{"enabled": true},
@@ -137,7 +147,7 @@ func (r *rig) kubeletConfig(n *node) object {
 		"evictionHard":                object{"memory.available": "50Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%", "imagefs.available": "1%"},
 		"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
 		// Problems are reported quickly; a healthy node writes rarely, which keeps watches quiet.
-		"nodeStatusUpdateFrequency": "1s", "nodeStatusReportFrequency": "5m", "nodeLeaseDurationSeconds": 20,
+		"nodeStatusUpdateFrequency": "1s", "volumeStatsAggPeriod": "5s", "nodeStatusReportFrequency": "5m", "nodeLeaseDurationSeconds": 20,
 		"logging": object{"verbosity": 1},
 	}
 }
@@ -204,8 +214,9 @@ func cniConfig(slot, index int) []byte {
 	return data
 }
 
-// addNode starts a node; awaitNode then waits until it is Ready.
-func (r *rig) addNode(arch string) (*node, error) {
+// addNode starts a node; awaitNode then waits until it is Ready. One that is reserved comes with a taint, so that
+// nothing else has ever run on it. One in the place of another has its name.
+func (r *rig) addNode(arch, reservedFor, inPlaceOf string) (*node, error) {
 	if !archPattern.MatchString(arch) {
 		return nil, fmt.Errorf("%q is no architecture: give it as Go does, such as s390x", arch)
 	}
@@ -218,7 +229,13 @@ func (r *rig) addNode(arch string) (*node, error) {
 	if index < 0 {
 		return nil, fmt.Errorf("the rig has %d nodes already, which is the limit", maxNodes)
 	}
-	n, err := r.newNode(name, arch, index)
+	if inPlaceOf != "" {
+		if r.nodes[inPlaceOf] != nil {
+			return nil, fmt.Errorf("node %s is still there", inPlaceOf)
+		}
+		name = inPlaceOf
+	}
+	n, err := r.newNode(name, arch, reservedFor, index)
 	if err == nil {
 		err = n.service.start()
 	}
@@ -236,15 +253,17 @@ func (r *rig) awaitNode(ctx context.Context, n *node) error {
 	})
 }
 
-// freeNode names the next node of an architecture: node-s390x, node-s390x-2, …
+// freeNode names the next node of an architecture: node-s390x, node-s390x-2, … A name is never used again: Kubernetes takes
+// the pods of a node that went for the namesake's, which fails them.
 func (r *rig) freeNode(arch string) (string, int) {
 	used := map[int]bool{}
 	for _, n := range r.nodes {
 		used[n.Index] = true
 	}
+	r.named[arch]++
 	name := "node-" + arch
-	for i := 2; r.nodes[name] != nil; i++ {
-		name = "node-" + arch + "-" + strconv.Itoa(i)
+	if count := r.named[arch]; count > 1 {
+		name += "-" + strconv.Itoa(count)
 	}
 	for index := range maxNodes {
 		if !used[index] {

@@ -39,9 +39,17 @@ func nodeInit(opts options) error {
 	go init.keep("kubelet", insideBin+"/kubelet",
 		"--config="+insideEtc+"/kubelet.json", "--kubeconfig="+insideEtc+"/kubeconfig",
 		"--root-dir="+kubeletDir, "--cert-dir="+kubeletDir+"/pki",
-		"--hostname-override="+n.Name, "--node-ip="+n.Address)
+		"--hostname-override="+n.Name, "--node-ip="+n.Address, "--node-labels="+n.labels())
 	init.loop()
 	return nil
+}
+
+// labels are those that the kubelet gives its node beside the usual ones.
+func (n *node) labels() string {
+	if n.ReservedFor == "" {
+		return ""
+	}
+	return reservedFor + "=" + n.ReservedFor
 }
 
 // mounts hides the host's /var/lib, /var/log and /run behind the node's own, so that everything runs at its usual

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // prepare brings everything into DIR/bin and the images into the cache. It returns the tier that is possible here.
@@ -11,16 +14,16 @@ func prepare(opts options, p *progress) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	source, err := sourceDir()
-	if err != nil {
-		return "", err
-	}
-	cache, err := cacheDir()
+	source, cache, err := buildDirs()
 	if err != nil {
 		return "", err
 	}
 	bin := filepath.Join(opts.dir, "bin")
-	stamps, err := buildTools(source, cache, bin, tier, p)
+	wanted := toolsOf(tier)
+	if opts.all {
+		wanted = append(wanted, extras()...)
+	}
+	stamps, err := buildTools(wanted, source, cache, bin, p)
 	if err != nil {
 		return "", err
 	}
@@ -43,4 +46,31 @@ func prepare(opts options, p *progress) (string, error) {
 		return "", err
 	}
 	return tier, writeFile(filepath.Join(opts.dir, "images.path"), []byte(layout), 0o644)
+}
+
+// buildDirs are where the tools' sources lie and where what is built of them is kept.
+func buildDirs() (source, cache string, err error) {
+	if source, err = sourceDir(); err != nil {
+		return "", "", err
+	}
+	cache, err = cacheDir()
+	return source, cache, err
+}
+
+// prepareExtra brings one of the extras into DIR/bin and returns the path of the program.
+func prepareExtra(opts options, name string) (string, error) {
+	source, cache, err := buildDirs()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(opts.dir, "bin")
+	var known []string
+	for _, extra := range extras() {
+		if slices.Contains(extra.names(), name) {
+			_, err := buildTools([]tool{extra}, source, cache, bin, newProgress(os.Stderr, opts.verbose))
+			return filepath.Join(bin, name), err
+		}
+		known = append(known, extra.names()...)
+	}
+	return "", fmt.Errorf("there is no tool %q; there are %s", name, strings.Join(known, ", "))
 }

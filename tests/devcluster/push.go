@@ -49,7 +49,7 @@ func (r *rig) pushImages(ctx context.Context) error {
 	r.mu.Lock()
 	r.state.BuilderImage = r.state.image(buildkitTag)
 	r.state.Images = map[string]string{
-		"busybox": r.state.image(busyboxTag), "compiler": r.state.image(compilerTag), "uname-s390x": r.state.image(unameTag),
+		"busybox": r.state.image(busyboxTag), "compiler": r.state.image(compilerTag), "go": r.state.image(goTag), "uname-s390x": r.state.image(unameTag),
 	}
 	r.mu.Unlock()
 	return together(pushes...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -32,6 +33,10 @@ type rig struct {
 	servers  []*http.Server
 	closers  []func()
 	nodes    map[string]*node
+	named    map[string]int // nodes added so far, by architecture
+
+	fluxLock     sync.Mutex
+	fluxServices []*service
 }
 
 func (s *state) image(name string) string { return s.Registry + "/devcluster/" + name }
@@ -49,14 +54,14 @@ func newRig(dir, tier string, p *progress) (*rig, error) {
 			}
 			return portsFree(loopbackAddress(slot), portEtcd, portEtcdPeer)
 		}
-		return portsFree(loopbackAddress(slot), portEtcd, portEtcdPeer, portGit, portRegistry, portPrivateRegistry, portReadOnlyRegistry, portAPIServer, portControllers, portScheduler)
+		return portsFree(loopbackAddress(slot), portEtcd, portEtcdPeer, portGit, portGitHTTPS, portGitSSH, portRegistry, portPrivateRegistry, portReadOnlyRegistry, portAPIServer, portControllers, portScheduler)
 	})
 	if err != nil {
 		return nil, err
 	}
 	r := &rig{
 		dir: dir, slot: slot, slotLock: lock, address: loopbackAddress(slot),
-		host: &host{machine, slot}, spawner: newSpawner(), progress: p, nodes: map[string]*node{},
+		host: &host{machine, slot}, spawner: newSpawner(), progress: p, nodes: map[string]*node{}, named: map[string]int{},
 	}
 	if tier == tierNodes {
 		r.address = nodesAddress(slot)
@@ -139,9 +144,15 @@ func (r *rig) start(ctx context.Context) error {
 	if err := r.kube.nodeArchPolicy(ctx); err != nil {
 		return err
 	}
+	// The registry has images for all of these, which any node runs.
+	for _, arch := range busyboxArches {
+		if err := r.host.emulate(arch); err != nil {
+			return err
+		}
+	}
 	var starts []func() error
 	for _, arch := range firstNodes() {
-		n, err := r.addNode(arch)
+		n, err := r.addNode(arch, "", "")
 		if err != nil {
 			return err
 		}
@@ -172,24 +183,11 @@ func together(work ...func() error) error {
 
 // serveOwn starts what the supervisor serves itself.
 func (r *rig) serveOwn() error {
-	if err := os.RemoveAll(r.state.Git.Root); err != nil {
+	if err := r.startGit(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(r.state.Git.Root, 0o755); err != nil {
+	if err := r.serve(portReadOnlyRegistry, readOnlyProxy(r.state.Registry), nil); err != nil {
 		return err
-	}
-	git, err := gitServer(r.state.Git.Root)
-	if err != nil {
-		return err
-	}
-	for port, handler := range map[int]http.Handler{portGit: git, portReadOnlyRegistry: readOnlyProxy(r.state.Registry)} {
-		listener, err := net.Listen("tcp", r.hostPort(port))
-		if err != nil {
-			return err
-		}
-		server := &http.Server{Handler: handler}
-		r.servers = append(r.servers, server)
-		go server.Serve(listener)
 	}
 	if r.state.Tier != tierNodes {
 		return nil
@@ -201,6 +199,21 @@ func (r *rig) serveOwn() error {
 	}
 	r.closers = append(r.closers, func() { listener.Close() })
 	go forward(listener, r.hostPort(portAPIServer))
+	return nil
+}
+
+// serve answers at a port of the rig's address; over TLS if there is a configuration for it.
+func (r *rig) serve(port int, handler http.Handler, config *tls.Config) error {
+	listener, err := net.Listen("tcp", r.hostPort(port))
+	if err != nil {
+		return err
+	}
+	if config != nil {
+		listener = tls.NewListener(listener, config)
+	}
+	server := &http.Server{Handler: handler}
+	r.servers = append(r.servers, server)
+	go server.Serve(listener)
 	return nil
 }
 
@@ -259,7 +272,7 @@ func (r *rig) stop() error {
 // removeData removes what a rig wrote for its run; programs, logs and the audit log stay for whoever looks.
 func removeData(dir string) error {
 	var errs []error
-	for _, name := range []string{"nodes", "etcd", "registry", "git", "pki", "kubeconfig", "audit-policy.yaml", socketName, "rig.json"} {
+	for _, name := range []string{"nodes", "etcd", "registry", "flux", "git", "gitconfig", "git-ssh", "pki", "kubeconfig", "audit-policy.yaml", socketName, "rig.json"} {
 		path := filepath.Join(dir, name)
 		if name == "nodes" {
 			if err := unmounted(path); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -146,5 +147,24 @@ func TestPathsOfAMergedUsr(t *testing.T) {
 		if got := merged(from); got != want {
 			t.Errorf("%s: %s, want %s", from, got, want)
 		}
+	}
+}
+
+func TestProgramsAreBroughtByManyAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	var all []func() error
+	for i := range 50 {
+		from := filepath.Join(dir, "cache", strconv.Itoa(i%2))
+		if err := writeFile(from, []byte("program"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, func() error { return linkOrCopy(from, filepath.Join(dir, "bin", "program")) })
+	}
+	if err := together(all...); err != nil {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(filepath.Join(dir, "bin"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("%v, %v", left, err)
 	}
 }

@@ -18,6 +18,8 @@ const (
 
 const (
 	portGit              = 3080
+	portGitHTTPS         = 3443
+	portGitSSH           = 3022
 	portEtcd             = 2379
 	portEtcdPeer         = 2380
 	portRegistry         = 5000
@@ -27,6 +29,9 @@ const (
 	portKubelet          = 10250 // and up, one a node
 	portControllers      = 10357
 	portScheduler        = 10359
+	portFluxArtifacts    = 9090
+	portFluxSources      = 9440
+	portFluxKustomize    = 9441
 	maxNodes             = 16
 )
 
@@ -60,8 +65,24 @@ type hostOnly struct {
 }
 
 type gitState struct {
-	URL  string `json:"url"`
-	Root string `json:"root"`
+	URL   string        `json:"url"`
+	Root  string        `json:"root"`
+	HTTPS gitHTTPSState `json:"https"`
+	SSH   gitSSHState   `json:"ssh"`
+}
+
+type gitHTTPSState struct {
+	URL      string `json:"url"`
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Token    string `json:"token"`
+	CAFile   string `json:"caFile"`
+}
+
+type gitSSHState struct {
+	URL          string `json:"url"`
+	IdentityFile string `json:"identityFile"`
+	KnownHosts   string `json:"knownHosts"`
 }
 
 type nodeState struct {

@@ -208,7 +208,7 @@ func (s *supervisor) routes() http.Handler {
 			answer(w, nil, err)
 			return
 		}
-		n, err := s.rig.addNode(r.FormValue("arch"))
+		n, err := s.rig.addNode(r.FormValue("arch"), r.FormValue("reserved-for"), r.FormValue("in-place-of"))
 		if err != nil {
 			answer(w, nil, err)
 			return
@@ -226,6 +226,9 @@ func (s *supervisor) routes() http.Handler {
 			err = s.rig.removeNode(r.Context(), r.PathValue("name"))
 		}
 		answer(w, report{}, err)
+	})
+	mux.HandleFunc("POST /flux", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, report{}, s.rig.startFlux(r.Context()))
 	})
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, r *http.Request) {
 		s.finish()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -67,6 +68,20 @@ func (t tree) file(name, from string, mode int64) error {
 	}
 	t.add(name, tar.Header{Typeflag: tar.TypeReg, Mode: mode}, data)
 	return nil
+}
+
+// folder adds all files below a folder of this machine, at the top.
+func (t tree) folder(from string) error {
+	return filepath.WalkDir(from, func(file string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		name, err := filepath.Rel(from, file)
+		if err != nil {
+			return err
+		}
+		return t.file(name, file, 0o644)
+	})
 }
 
 // program adds a program of this machine with the shared libraries it needs.

@@ -258,7 +258,8 @@ func changeNode(opts options, command, argument string) error {
 		return call(opts.dir, http.MethodDelete, "/nodes/"+url.PathEscape(argument), nil, &report{})
 	}
 	var added nodeState
-	if err := call(opts.dir, http.MethodPost, "/nodes", url.Values{"arch": {argument}}, &added); err != nil {
+	form := url.Values{"arch": {argument}, "reserved-for": {opts.reserved}, "in-place-of": {opts.inPlaceOf}}
+	if err := call(opts.dir, http.MethodPost, "/nodes", form, &added); err != nil {
 		return err
 	}
 	return printJSON(added)

@@ -1,25 +1,57 @@
-//! Repositories that the rig serves over smart HTTP.
+//! Repositories that the rig serves over http, https and ssh.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::World;
+use super::{Rig, World};
 
 /// A repository with a work tree of the test's own.
 pub struct GitRepository {
+    /// For everyone.
     pub url: String,
+    /// For those with a password or a token.
+    pub https: String,
+    /// For those with a key.
+    pub ssh: String,
     folder: PathBuf,
+    bare: PathBuf,
 }
 
 impl GitRepository {
     /// An empty repository that is served.
     pub fn create(world: &World, name: &str) -> GitRepository {
-        let name = format!("{}-{name}.git", world.namespace);
-        let bare = world.rig.git.root.join(&name);
-        git(&world.rig.git.root, &["init", "--quiet", "--bare", "--initial-branch=main", &name]);
+        Self::init(world.rig, &format!("{}-{name}", world.namespace), &[])
+    }
+
+    /// The same without a cluster, and with more options of `git init`.
+    pub fn init(rig: &Rig, name: &str, options: &[&str]) -> GitRepository {
+        let name = format!("{name}.git");
+        let root = &rig.git.root;
+        let bare = root.join(&name);
+        git(root, &[&["init", "--quiet", "--bare", "--initial-branch=main"], options, &[&name]].concat());
         let folder = std::env::temp_dir().join(&name);
-        git(&std::env::temp_dir(), &["clone", "--quiet", &bare.to_string_lossy(), &folder.to_string_lossy()]);
-        GitRepository { url: format!("{}/{name}", world.rig.git.url), folder }
+        let target = folder.to_string_lossy();
+        git(root, &[&["init", "--quiet", "--initial-branch=main"], options, &[&target]].concat());
+        git(&folder, &["remote", "add", "origin", &bare.to_string_lossy()]);
+        let url = |server: &str| format!("{server}/{name}");
+        let (https, ssh) = (url(&rig.git.https.url), url(&rig.git.ssh.url));
+        GitRepository { url: url(&rig.git.url), https, ssh, folder, bare }
+    }
+
+    /// A path in the work tree.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// Runs git in the work tree and gives what it prints.
+    pub fn git(&self, arguments: &[&str]) -> String {
+        let author = ["-c", "user.name=test", "-c", "user.email=test@example.com"];
+        git(&self.folder, &[&author, arguments].concat()).trim().to_owned()
+    }
+
+    /// Runs git in the repository that is served.
+    pub fn served(&self, arguments: &[&str]) {
+        git(&self.bare, arguments);
     }
 
     /// Writes files, commits and pushes them to a branch, and gives the commit.
@@ -29,11 +61,10 @@ impl GitRepository {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, content).expect("a file");
         }
-        git(&self.folder, &["add", "--all"]);
-        let author = ["-c", "user.name=test", "-c", "user.email=test@example.com"];
-        git(&self.folder, &[&author[..], &["commit", "--quiet", "--allow-empty", "--message=test"]].concat());
-        git(&self.folder, &["push", "--quiet", "origin", &format!("HEAD:refs/heads/{branch}")]);
-        git(&self.folder, &["rev-parse", "HEAD"]).trim().to_owned()
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--allow-empty", "--message=test"]);
+        self.git(&["push", "--quiet", "origin", &format!("HEAD:refs/heads/{branch}")]);
+        self.git(&["rev-parse", "HEAD"])
     }
 }
 

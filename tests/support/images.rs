@@ -37,7 +37,8 @@ impl Push {
         }
     }
 
-    async fn blob(&self, content: Vec<u8>) -> (String, usize) {
+    /// Pushes a blob and gives its digest and size.
+    pub async fn blob(&self, content: Vec<u8>) -> (String, usize) {
         let digest = Digest::sha256(&content).to_string();
         let size = content.len();
         let begun =
@@ -63,6 +64,23 @@ impl Push {
         let request = self.request(reqwest::Method::PUT, &url).header("Content-Type", media_type).body(bytes);
         request.send().await.expect("a registry").error_for_status().expect("the manifest is accepted");
         digest
+    }
+
+    /// Points a tag at what another reference leads to.
+    pub async fn point(&self, tag: &str, at: &str) {
+        let bytes = self.read(at).await.expect("the manifest");
+        let manifest: Value = serde_json::from_slice(&bytes).expect("JSON");
+        let media_type = manifest["mediaType"].as_str().expect("a media type").to_owned();
+        let url = format!("{}/manifests/{tag}", self.base);
+        let request = self.request(reqwest::Method::PUT, &url).header("Content-Type", media_type).body(bytes);
+        request.send().await.expect("a registry").error_for_status().expect("the tag is accepted");
+    }
+
+    /// Removes a tag, or by its digest a manifest.
+    pub async fn remove(&self, reference: &str) {
+        let url = format!("{}/manifests/{reference}", self.base);
+        let answer = self.request(reqwest::Method::DELETE, &url).send().await.expect("a registry");
+        answer.error_for_status().expect("it is removed");
     }
 
     /// Pushes an image for one platform under a tag; `content` makes it differ from others.

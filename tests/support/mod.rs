@@ -3,11 +3,21 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod accounts;
+pub mod builds;
+pub mod chart;
 pub mod devcluster;
+pub mod examples;
+pub mod flux;
 pub mod git;
 pub mod images;
+pub mod json_schemas;
+pub mod nodes;
 pub mod operator;
+pub mod operator_image;
 pub mod proxy;
+pub mod recording;
+pub mod release;
 pub mod tools;
 
 use std::io::Write as _;
@@ -65,6 +75,29 @@ pub struct Host {
 pub struct Git {
     pub url: String,
     pub root: PathBuf,
+    pub https: GitHttps,
+    pub ssh: GitSsh,
+}
+
+/// The same repositories for those who show a password or a token.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct GitHttps {
+    pub url: String,
+    pub username: String,
+    pub password: String,
+    pub token: String,
+    pub ca_file: PathBuf,
+}
+
+/// The same repositories for those who show a key.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSsh {
+    pub url: String,
+    /// Of type ed25519; `id_ecdsa` and `id_rsa` lie beside it.
+    pub identity_file: PathBuf,
+    pub known_hosts: String,
 }
 
 #[derive(Deserialize, Clone, Debug)]
@@ -98,9 +131,10 @@ impl Rig {
 
     /// Every registry of the rig that speaks plain HTTP.
     pub fn plain_http(&self) -> String {
-        [&self.registry, &self.private_registry.host, &self.read_only_registry.host]
-            .map(String::as_str)
-            .join(",")
+        let mut hosts = vec![&*self.registry, &*self.private_registry.host, &*self.read_only_registry.host];
+        // Without nodes the rig is on a loopback address, which the operator speaks to where it is named.
+        hosts.extend(self.git.url.strip_prefix("http://").filter(|host| host.starts_with("127.")));
+        hosts.join(",")
     }
 
     pub async fn client(&self) -> Client {
@@ -152,13 +186,26 @@ impl World {
     }
 
     pub async fn try_apply(&self, name: &str, spec: Value) -> Result<MultiArchImage, kube::Error> {
+        self.patch(name, spec, PatchParams::apply("test").force()).await
+    }
+
+    /// What the API server would make of a spec; nothing is stored.
+    pub async fn dry_run(&self, spec: Value) -> Result<MultiArchImage, kube::Error> {
+        self.patch("tried", spec, PatchParams { dry_run: true, ..PatchParams::apply("test").force() }).await
+    }
+
+    async fn patch(
+        &self,
+        name: &str,
+        spec: Value,
+        parameters: PatchParams,
+    ) -> Result<MultiArchImage, kube::Error> {
         let object = json!({
             "apiVersion": "multiarch.dev/v1alpha1",
             "kind": "MultiArchImage",
             "metadata": {"name": name},
             "spec": spec,
         });
-        let parameters = PatchParams::apply("test").force();
         self.api::<MultiArchImage>().patch(name, &parameters, &Patch::Apply(object)).await
     }
 
@@ -243,6 +290,12 @@ async fn install_crd(client: &Client) {
     let name = definition.name_any();
     let parameters = PatchParams::apply("test").force();
     api.patch(&name, &parameters, &Patch::Apply(&definition)).await.expect("the CRD is accepted");
-    let established = await_condition(api, &name, conditions::is_crd_established());
+    until_established(client, &name).await;
+}
+
+/// Waits until the API server serves a resource that was just defined.
+pub async fn until_established(client: &Client, name: &str) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let established = await_condition(api, name, conditions::is_crd_established());
     tokio::time::timeout(PATIENCE, established).await.expect("in time").expect("the CRD is established");
 }

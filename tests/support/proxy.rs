@@ -1,8 +1,8 @@
 //! A proxy that counts what goes through it and can cut it off after a given write.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +28,11 @@ pub struct Counts {
     pub writes: AtomicU64,
     limit: AtomicU64,
     cut: Notify,
+    lines: Mutex<Vec<String>>,
+    asked: Notify,
+    held: Mutex<Option<String>>,
+    arrived: Notify,
+    released: Notify,
 }
 
 #[derive(Clone)]
@@ -53,6 +58,43 @@ impl Counts {
     /// Lets everything through.
     pub fn open(&self) {
         self.limit.store(0, Ordering::SeqCst);
+    }
+
+    /// Every request since this was asked last, as method and path, sorted.
+    pub fn take_lines(&self) -> Vec<String> {
+        let mut lines = std::mem::take(&mut *self.lines.lock().expect("no panic"));
+        lines.sort();
+        lines
+    }
+
+    /// Until there were so many requests since they were taken last.
+    pub async fn until_requests(&self, count: usize) {
+        loop {
+            let asked = self.asked.notified();
+            if self.lines.lock().expect("no panic").len() >= count {
+                return;
+            }
+            asked.await;
+        }
+    }
+
+    /// Holds the next request whose method and path end like this.
+    pub fn hold(&self, line: &str) {
+        *self.held.lock().expect("no panic") = Some(line.to_owned());
+    }
+
+    /// Until that request has come.
+    pub async fn until_held(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Lets it go on.
+    pub fn release(&self) {
+        self.released.notify_one();
+    }
+
+    fn is_held(&self, line: &str) -> bool {
+        self.held.lock().expect("no panic").take_if(|held| line.ends_with(held.as_str())).is_some()
     }
 
     /// Until the last write that is let through has been answered upstream.
@@ -124,6 +166,13 @@ async fn forward(State(front): State<Front>, request: Request) -> Response {
     if counts.is_cut() {
         // The writer is about to be killed: it gets no answer any more.
         std::future::pending::<()>().await;
+    }
+    let line = format!("{} {}", request.method(), request.uri().path());
+    counts.lines.lock().expect("no panic").push(line.clone());
+    counts.asked.notify_one();
+    if counts.is_held(&line) {
+        counts.arrived.notify_one();
+        counts.released.notified().await;
     }
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let limit = counts.limit.load(Ordering::SeqCst);

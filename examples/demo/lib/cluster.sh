@@ -116,7 +116,7 @@ check_context() {
 use_context() {
   KUBECTL=(kubectl -n "$NAMESPACE")
   REGISTRY=$DEMO_REGISTRY REGISTRY_HOST=${DEMO_REGISTRY%%/*} PLAIN_HTTP=${DEMO_PLAIN_HTTP:-}
-  BUILDER=${DEMO_BUILDER_IMAGE:-moby/buildkit:v0.33.0-rootless}
+  BUILDER=${DEMO_BUILDER_IMAGE:-docker.io/moby/buildkit:v0.33.0-rootless}
   BASE=${DEMO_BASE:-docker.io/library/alpine:3.22} PREPARE=${DEMO_PREPARE:-apk add --no-cache gcc musl-dev}
   BUSYBOX=${DEMO_IMAGE:-docker.io/library/busybox:1}
   TIER=nodes

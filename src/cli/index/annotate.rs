@@ -5,12 +5,12 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::Context;
-use super::publish::{Published, as_index};
+use super::publish::Published;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, reference};
-use crate::image::{EditableIndex, Edits, Tags};
+use crate::image::{AssembledIndex, EditableIndex, Edits, Tags};
 use crate::platform::Platform;
 use crate::registry::{Manifest, Reference};
 
@@ -72,7 +72,7 @@ impl Arguments {
         if self.tags.is_empty() {
             self.check_unmoved(&held, &found)?;
         }
-        let changes = held.write(&session, &as_index(&changed)).await?;
+        let changes = held.write(&session, &AssembledIndex::from(&changed)).await?;
         Published::new(&changed.descriptor, changes).print(context, self.output.output)
     }
 

@@ -6,15 +6,15 @@ use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Context;
-use super::publish::{Published, as_index};
+use super::publish::Published;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::OutputArguments;
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::inspect::{Child, Problem, ProblemReason, read_children};
-use crate::image::{EditableIndex, Followed, Referrers, Tags, copy_referrers};
+use crate::image::{AssembledIndex, EditableIndex, Followed, Referrers, Tags, by_repository, copy_referrers};
 use crate::platform::Platform;
-use crate::registry::{Copied, Digest, Kind, Manifest, Reference, Repository, Session};
+use crate::registry::{Copied, Digest, Manifest, Reference, Repository, Session};
 
 /// The referrers of how many images are looked for at once.
 const PARALLEL_IMAGES: usize = 4;
@@ -74,7 +74,7 @@ impl Arguments {
                 warnings.extend(followed.warnings);
             }
             // Tags last: whoever finds the index finds its images, and its signatures too.
-            changes.extend(tags.write(&session, &as_index(&manifest)).await?);
+            changes.extend(tags.write(&session, &AssembledIndex::from(&manifest)).await?);
             nearest.insert(target.registry(), target);
         }
         let published = Published::new(&manifest.descriptor, changes);
@@ -96,29 +96,10 @@ impl Arguments {
         index.keep(&self.platforms)?;
         let kept = index.write(&self.source.to_string(), media_type)?;
         if kept.descriptor.digest != found.descriptor.digest {
-            let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
-            context.say(format!(
-                "only {}: the index gets the digest {} instead of {}",
-                platforms.join(", "),
-                kept.descriptor.digest,
-                found.descriptor.digest
-            ));
+            context.say_filtered(&self.platforms, &kept.descriptor.digest, &found.descriptor.digest);
         }
         Ok(kept)
     }
-}
-
-/// The tags of each repository, repositories in the order they were named.
-fn by_repository(targets: &[Reference]) -> Vec<(&Repository, Vec<&str>)> {
-    let mut grouped: Vec<(&Repository, Vec<&str>)> = Vec::new();
-    for target in targets {
-        let tag = target.tag();
-        match grouped.iter_mut().find(|(repository, _)| *repository == target.repository()) {
-            Some((_, tags)) => tags.extend(tag),
-            None => grouped.push((target.repository(), tag.into_iter().collect())),
-        }
-    }
-    grouped
 }
 
 /// What is not there cannot be copied, and half an index helps nobody.
@@ -159,20 +140,11 @@ async fn copy_children(
     // Children come after their parents in the list.
     for Manifest { descriptor, bytes } in indexes.into_iter().rev() {
         let reference = tags.repository().with_digest(&descriptor.digest);
-        if !is_there(session, &reference).await? {
+        if !session.has_manifest(&reference).await? {
             session.put_manifest(&reference, &descriptor.media_type, bytes).await?;
         }
     }
     Ok(copied)
-}
-
-/// Whether the target has the manifest; where we may not look, writing will tell.
-async fn is_there(session: &Session, reference: &Reference) -> Result<bool, Error> {
-    match session.head_manifest(reference).await {
-        Ok(found) => Ok(found.is_some()),
-        Err(error) if error.kind() == Kind::Denied => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Copies what refers to the index and to everything in it.

@@ -15,7 +15,7 @@ use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
 use crate::image::{
     Composition, DescriptorEdits, Format, Index, PlatformCheck, Publication, Source, TagPolicy, Tags, Target,
-    compose, publish_composition,
+    by_repository, compose, publish_composition,
 };
 use crate::platform::Platform;
 use crate::registry::{Digest, Kind, Reference, Repository, Session};
@@ -61,15 +61,9 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(&self, context: &Context) -> Result<(), Error> {
-        let targets = self.targets();
-        let repositories: Vec<&Repository> = targets
-            .iter()
-            .map(|target| &target.repository)
-            .chain(self.images.iter().map(|image| image.reference.repository()))
-            .collect();
-        let session = self.registry.session(&context.client, &repositories).await?;
+        let mut composition = self.composition(self.targets());
+        let session = self.registry.session(&context.client, &composition.repositories()).await?;
         let session = session.observed_by(progress::observer(context.quiet));
-        let mut composition = self.composition(targets);
         if self.amend {
             self.keep_what_is_there(&session, &mut composition).await?;
         }
@@ -77,30 +71,20 @@ impl Arguments {
             let composed = compose(&session, &composition).await?;
             return print_composed(context, &composed, &self.targets, self.output.output);
         }
-        let Publication { composed, copied, tags } = if self.amend {
+        let publication = if self.amend {
             self.publish_amended(&session, composition).await?
         } else {
             publish_composition(&session, &composition).await?
         };
-        let published = Published::new(&composed.index.descriptor, tags);
-        Published { copied: Some(copied.into()), warnings: composed.warnings, ..published }
-            .print(context, self.output.output)
+        Published::from(publication).print(context, self.output.output)
     }
 
-    /// The tags of each repository, repositories in the order they were named.
     fn targets(&self) -> Vec<Target> {
-        let mut targets: Vec<Target> = Vec::new();
-        for reference in &self.targets {
-            let tag = reference.tag().map(str::to_owned);
-            match targets.iter_mut().find(|target| target.repository == *reference.repository()) {
-                Some(target) => target.tags.extend(tag),
-                None => {
-                    let repository = reference.repository().clone();
-                    targets.push(Target { repository, tags: tag.into_iter().collect() });
-                }
-            }
-        }
-        targets
+        let target = |(repository, tags): (&Repository, Vec<&str>)| Target {
+            repository: repository.clone(),
+            tags: tags.into_iter().map(str::to_owned).collect(),
+        };
+        by_repository(&self.targets).into_iter().map(target).collect()
     }
 
     fn composition(&self, targets: Vec<Target>) -> Composition {

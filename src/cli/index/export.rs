@@ -73,12 +73,7 @@ impl Arguments {
             if to_stdout { self.to_stdout(&session).await? } else { self.to_files(&session).await? };
         let Exported { entry, filtered_from, manifests, fetched, present, bytes } = exported;
         if let Some(from) = &filtered_from {
-            let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
-            let kept = &entry.digest;
-            context.say(format!(
-                "only {}: the index gets the digest {kept} instead of {from}",
-                platforms.join(", ")
-            ));
+            context.say_filtered(&self.platforms, &entry.digest, from);
         }
         context.say(format!(
             "{manifests} manifests; blobs: {fetched} fetched ({}), {present} there already",

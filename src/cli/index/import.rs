@@ -52,12 +52,7 @@ impl Arguments {
         let Imported { root, filtered_from, copied, tags, .. } =
             import(&session, Arc::new(layout), &entry, &self.platforms, &self.targets).await?;
         if let Some(from) = filtered_from {
-            let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
-            let kept = &root.digest;
-            context.say(format!(
-                "only {}: the index gets the digest {kept} instead of {from}",
-                platforms.join(", ")
-            ));
+            context.say_filtered(&self.platforms, &root.digest, &from);
         }
         let published = Published::new(&root, tags);
         Published { copied: Some(copied.into()), ..published }.print(context, self.output.output)

@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{self, Exit, Failure};
 use super::registry::RegistryArguments;
 use super::{Error, logging, progress};
-use crate::registry::Client;
+use crate::platform::Platform;
+use crate::registry::{Client, Digest};
 
 /// How long the end of the process waits for uploads to be cancelled at their registries.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -74,6 +75,15 @@ impl Context {
     /// Warns of what is no failure.
     fn warn(&self, warning: impl AsRef<str>) {
         self.say(format!("warning: {}", warning.as_ref()));
+    }
+
+    /// Tells that an index has some of its platforms only, and therefore another digest.
+    fn say_filtered(&self, platforms: &[Platform], kept: &Digest, from: &Digest) {
+        let platforms: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+        self.say(format!(
+            "only {}: the index gets the digest {kept} instead of {from}",
+            platforms.join(", ")
+        ));
     }
 }
 

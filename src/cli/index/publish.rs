@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::Context;
 use crate::cli::Error;
 use crate::cli::output::{BOLD, OutputFormat, Table, write, write_exactly};
-use crate::image::{AssembledIndex, Composed, ResolvedImage, TagChange};
-use crate::registry::{Copied, Descriptor, Digest, Manifest, MediaType, Reference};
+use crate::image::{Composed, Publication, ResolvedImage, TagChange};
+use crate::registry::{Copied, Descriptor, Digest, MediaType, Reference};
 
 /// What has been published, in the words that programs read.
 #[derive(Serialize)]
@@ -89,6 +89,13 @@ impl Published {
     }
 }
 
+impl From<Publication> for Published {
+    fn from(Publication { composed, copied, tags }: Publication) -> Self {
+        let published = Self::new(&composed.index.descriptor, tags);
+        Self { copied: Some(copied.into()), warnings: composed.warnings, ..published }
+    }
+}
+
 impl PublishedTag {
     pub(super) fn new(reference: &Reference, digest: &Digest, change: TagChange) -> Self {
         // A reference without a tag is that of the digest already.
@@ -116,15 +123,6 @@ impl CopiedBlobs {
 impl From<Copied> for CopiedBlobs {
     fn from(Copied { bytes, mounted, uploaded, present }: Copied) -> Self {
         Self { uploaded, mounted, present, bytes }
-    }
-}
-
-/// The manifest as the publishing of indexes takes it, whatever it is.
-pub(super) fn as_index(manifest: &Manifest) -> AssembledIndex {
-    AssembledIndex {
-        descriptor: manifest.descriptor.clone(),
-        bytes: manifest.bytes.clone(),
-        warnings: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use super::Context;
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure, conclude};
 use crate::cli::output::{Cell, GREEN, OutputArguments, PLAIN, RED, Table, YELLOW, readable};
 use crate::cli::registry::RegistryArguments;
 use crate::cli::{Error, progress, reference};
@@ -78,8 +78,8 @@ impl Arguments {
             verified: failures.is_empty() && has_images,
             platforms: &platforms,
         };
-        self.output.output.print(&verified, Verification::render)?;
-        match failures.len() {
+        let printed = self.output.output.print(&verified, Verification::render);
+        let conclusion = match failures.len() {
             0 if has_images => Ok(()),
             0 => {
                 let message = format!("{}: the index lists no image", self.reference);
@@ -89,7 +89,8 @@ impl Arguments {
                 let message = format!("{}: {number} checks failed", self.reference);
                 Err(Failure::new(Exit::VerificationFailed, message.replace("1 checks", "1 check")).into())
             }
-        }
+        };
+        conclude(printed, conclusion)
     }
 }
 

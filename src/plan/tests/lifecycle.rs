@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use serde_json::json;
 
+use super::scene::Scene;
 use super::{building, builds, created, deleted, published};
 use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, Reason};
 use crate::plan::task::Task;
@@ -16,7 +18,8 @@ fn a_published_image_wants_nothing_and_changes_nothing() {
     scene.restart();
     let plan = scene.plan();
     assert_eq!(plan.status, before);
-    assert!(plan.tasks.is_empty() && plan.wake_after.is_none());
+    let looks = plan.tasks.iter().filter(|task| matches!(task, Task::Check { .. })).count();
+    assert_eq!((plan.tasks.len(), deleted(&plan).len(), looks), (3, 2, 1), "the finished Jobs go in time");
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn a_request_to_check_keeps_ready_true_all_the_way() {
         open.iter().for_each(|task| scene.succeed(task));
     }
     assert_eq!(scene.observed.status.last_handled_reconcile_at.as_deref(), Some("2026-01-02T00:00:00Z"));
-    assert!(scene.plan().tasks.is_empty());
+    assert!(scene.plan().tasks.iter().all(|task| matches!(task, Task::Check { .. })));
 }
 
 #[test]
@@ -179,6 +182,30 @@ fn suspending_stops_running_builds_and_keeps_what_is_published() {
     scene.edit(|image| image.spec.suspend = false);
     scene.run();
     assert_eq!(scene.platform("linux/arm64").reason, Some(Reason::Pending));
+}
+
+#[test]
+fn what_is_stalled_stays_so_while_a_restarted_operator_looks_again() {
+    let mut scene =
+        Scene::new(json!({"platforms": [{"platform": "linux/amd64", "image": "registry.test/web:1"}]}));
+    let look = scene.plan().tasks[0].clone();
+    scene.fail(&look, Reason::SourceNotFound, "registry.test/web:1: not found", false);
+    scene.plan();
+    assert!(scene.has("Stalled"));
+    let before = scene.observed.status.conditions.clone();
+    scene.restart();
+    scene.now = scene.now.saturating_add(SignedDuration::from_hours(1)).expect("a time");
+    scene.plan();
+    assert_eq!(scene.observed.status.conditions, before, "nothing new is known");
+    scene.fail(&look, Reason::SourceNotFound, "registry.test/web:1: not found", false);
+    scene.plan();
+    assert_eq!(scene.observed.status.conditions, before, "nor now");
+
+    scene.annotate(ANNOTATION_RECONCILE, "now");
+    scene.plan();
+    assert!(scene.has("Reconciling") && !scene.has("Stalled"), "who asks sees that it is looked at");
+    scene.run();
+    assert_eq!(scene.ready(), ("True", "Published"));
 }
 
 #[test]

@@ -1,9 +1,23 @@
 //! The plan, with no I/O and a clock of the tests' own.
 
 mod builds;
+mod checks;
+mod claims;
+mod deletion;
+mod drift;
+mod events;
+mod gates;
 mod lifecycle;
+mod nodes;
+mod outcomes;
+mod policy;
 mod publication;
+mod queue;
+mod queue_laws;
 mod scene;
+mod tags;
+mod tracking;
+mod upgrade;
 
 use serde_json::json;
 
@@ -47,7 +61,7 @@ fn created(plan: &Plan) -> Vec<&str> {
     plan.tasks
         .iter()
         .filter_map(|task| match task {
-            Task::CreateJob { job } => job.metadata.name.as_deref(),
+            Task::CreateJob { job, .. } => job.metadata.name.as_deref(),
             _ => None,
         })
         .collect()

@@ -38,12 +38,13 @@ fn a_source_in_the_target_repository_is_not_copied() {
     let mut scene = Scene::new(
         json!({"platforms": [{"platform": "linux/amd64", "image": format!("{REPOSITORY}:amd64")}]}),
     );
-    scene.plan();
-    let resolve = scene.plan().tasks[0].clone();
-    scene.succeed(&resolve);
-    let plan = scene.plan();
-    assert!(!plan.tasks.iter().any(|task| matches!(task, Task::CopyImage { .. })));
-    assert!(publishes(&plan));
+    let mut plan = scene.plan();
+    while !publishes(&plan) {
+        assert!(!plan.tasks.iter().any(|task| matches!(task, Task::CopyImage { .. })));
+        assert!(!plan.tasks.is_empty());
+        plan.tasks.iter().for_each(|task| scene.succeed(task));
+        plan = scene.plan();
+    }
 }
 
 #[test]

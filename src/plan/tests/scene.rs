@@ -1,17 +1,20 @@
 //! A world that stands still between two plans, for the tests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::api::{MultiArchImage, PlatformStatus, Reason};
+use crate::api::{FINALIZER, MultiArchImage, PlatformStatus, Reason};
 use crate::build::BuilderSettings;
-use crate::image::ResolvedImage;
-use crate::plan::task::{Fact, Facts, Failure, Found, Task};
-use crate::plan::{Observed, Plan, build_state, conditions, plan};
-use crate::registry::{Descriptor, Digest, Manifest, MediaType, Repository};
+use crate::image::{ProgramFinding, ResolvedImage};
+use crate::plan::task::{Checked, Fact, Facts, Failure, Found, Task};
+use crate::plan::{Nodes, Note, Observed, Outcome, Plan, Settings, build_state, notes, outcomes, plan};
+use crate::policy::Policies;
+use crate::registry::{Descriptor, Digest, Manifest, MediaType, Reference, Repository};
 
 pub const REPOSITORY: &str = "registry.test/team-a/web";
 pub const COMMIT: &str = "0123456789012345678901234567890123456789";
@@ -20,7 +23,18 @@ pub const COMMIT: &str = "0123456789012345678901234567890123456789";
 pub struct Scene {
     pub image: MultiArchImage,
     pub observed: Observed,
+    pub policies: Policies,
     pub now: Timestamp,
+    /// Every event so far.
+    pub told: Vec<Note>,
+    /// Everything that has come to an end so far.
+    pub counted: Vec<Outcome>,
+    /// What tags point at.
+    pub registry: BTreeMap<Reference, Option<Digest>>,
+    /// What cannot be seen for the moment.
+    pub unseen: Vec<Reference>,
+    /// What the git ref points at.
+    pub commit: Option<String>,
 }
 
 impl Scene {
@@ -31,16 +45,44 @@ impl Scene {
             "spec": merged(&spec),
         }))
         .expect("a MultiArchImage");
-        Scene { image, observed: Observed::default(), now: "2026-01-02T03:04:05Z".parse().expect("a time") }
+        Scene {
+            image,
+            observed: Observed::default(),
+            policies: Policies::default(),
+            now: "2026-01-02T03:04:05Z".parse().expect("a time"),
+            told: Vec::new(),
+            counted: Vec::new(),
+            registry: BTreeMap::new(),
+            unseen: Vec::new(),
+            commit: Some(COMMIT.to_owned()),
+        }
+    }
+
+    /// The cluster has nodes of these architectures and no others.
+    pub fn has_nodes(&mut self, architectures: &[&str]) {
+        let node = |architecture: &&str| ("linux".to_owned(), (*architecture).to_owned());
+        self.observed.nodes = Nodes::Seen(architectures.iter().map(node).collect());
+    }
+
+    pub fn gets_node(&mut self, architecture: &str) {
+        let Nodes::Seen(nodes) = &mut self.observed.nodes else { return };
+        nodes.push(("linux".to_owned(), architecture.to_owned()));
     }
 
     pub fn settings() -> BuilderSettings {
-        BuilderSettings { image: "builder:1".to_owned(), plain_http: vec![] }
+        BuilderSettings {
+            image: "builder:1".to_owned(),
+            sbom_scanner: "scanner:1".to_owned(),
+            ..BuilderSettings::default()
+        }
     }
 
     /// Plans, and writes the status as the controller does.
     pub fn plan(&mut self) -> Plan {
-        let plan = plan(&self.image, &self.observed, &Self::settings(), self.now);
+        let settings = Settings { builder: Self::settings(), policies: self.policies.clone() };
+        let plan = plan(&self.image, &self.observed, &settings, self.now);
+        self.told.extend(notes(&self.observed.status, &plan.status));
+        self.counted.extend(outcomes(&self.observed.status, &plan.status));
         self.observed.status = plan.status.clone();
         plan
     }
@@ -49,8 +91,7 @@ impl Scene {
     pub fn run(&mut self) -> Plan {
         for _ in 0..20 {
             let plan = self.plan();
-            let open: Vec<Task> =
-                plan.tasks.iter().filter(|task| self.observed.facts.get(task).is_none()).cloned().collect();
+            let open: Vec<Task> = plan.tasks.iter().filter(|task| self.is_open(task)).cloned().collect();
             if open.is_empty() {
                 return plan;
             }
@@ -59,19 +100,48 @@ impl Scene {
         panic!("the plan never comes to rest");
     }
 
+    fn is_open(&self, task: &Task) -> bool {
+        self.observed.facts.get(task).is_none() && !matches!(task, Task::AwaitTurn { .. })
+    }
+
     pub fn succeed(&mut self, task: &Task) {
         let found = match task {
             Task::ResolveCommit { .. } => Found::Commit(COMMIT.to_owned()),
-            Task::ReadConfigMap { .. } => {
-                Found::Files([("Dockerfile".to_owned(), "c0ffee".to_owned())].into())
+            Task::ReadConfigMap { .. } => Found::Files {
+                sums: [("Dockerfile".to_owned(), "c0ffee".to_owned())].into(),
+                dockerfiles: BTreeMap::new(),
+            },
+            Task::ResolveContextImage { .. } => {
+                Found::ContextImage { digest: Digest::sha256(b"context"), archive: None }
             }
             Task::ResolveImage { reference, platform, .. } => {
-                Found::Image(Arc::new(child(reference.repository(), &platform.to_string())))
+                let mut found = child(reference.repository(), &platform.to_string());
+                let held = self.registry.get(reference).cloned().flatten();
+                if let Some(digest) = held.filter(|digest| *digest != found.source.digest) {
+                    found = child(reference.repository(), &format!("{platform} {digest}"));
+                    found.source.digest = digest;
+                }
+                self.registry.insert(reference.clone(), Some(found.source.digest.clone()));
+                Found::Image(Arc::new(found))
             }
             Task::InspectBuild { repository, platform, .. } => {
                 Found::Image(Arc::new(child(repository, &platform.to_string())))
             }
-            Task::CreateJob { job } => {
+            Task::InspectProgram { .. } => {
+                Found::Program(ProgramFinding::Unknown { why: "the image starts nothing".to_owned() })
+            }
+            Task::CreatePod { pod } => {
+                let mut pod = (**pod).clone();
+                pod.metadata.uid = Some(format!("uid of {:?} at {}", pod.metadata.name, self.now));
+                pod.metadata.creation_timestamp = Some(Time(self.now));
+                self.observed.pods.push(Arc::new(pod));
+                return;
+            }
+            Task::DeletePod { name, .. } => {
+                self.observed.pods.retain(|pod| pod.metadata.name.as_ref() != Some(name));
+                return;
+            }
+            Task::CreateJob { job, .. } => {
                 let mut job = (**job).clone();
                 job.metadata.uid = Some(format!("uid of {:?}", job.metadata.name));
                 self.observed.jobs.push(Arc::new(job));
@@ -81,12 +151,87 @@ impl Scene {
                 self.observed.jobs.retain(|job| job.metadata.name.as_ref() != Some(name));
                 return;
             }
+            Task::ReadFile { .. } => Found::File(None),
             Task::CheckSecrets { .. }
+            | Task::CheckBuildSecrets { .. }
+            | Task::CheckBaseImages { .. }
+            | Task::AwaitTurn { .. }
             | Task::CopyImage { .. }
-            | Task::MergeSecrets { .. }
-            | Task::Publish { .. } => Found::Done,
+            | Task::MergeSecrets { .. } => Found::Done,
+            Task::Publish { .. } => {
+                self.publish(task);
+                Found::Done
+            }
+            Task::Check { sources, published, .. } => {
+                let held = sources
+                    .iter()
+                    .chain(published)
+                    .map(|reference| (reference.clone(), self.held(reference)))
+                    .collect();
+                Found::Checked(Arc::new(Checked {
+                    at: self.now,
+                    held,
+                    commit: self.commit.clone(),
+                    refused: None,
+                }))
+            }
+            Task::SetFinalizer { present } => {
+                self.image.metadata.finalizers = present.then(|| vec![FINALIZER.to_owned()]);
+                Found::Done
+            }
+            Task::DeleteTags { tags } => {
+                tags.iter().for_each(|(tag, _)| drop(self.registry.remove(tag)));
+                Found::Kept(vec![])
+            }
         };
         self.observed.facts.insert(task.key(), Fact::Known(found));
+    }
+
+    /// What the registry has under a reference.
+    fn held(&self, reference: &Reference) -> Option<Digest> {
+        match (self.registry.get(reference), reference.digest()) {
+            (Some(held), _) => held.clone(),
+            (None, Some(digest)) => Some(digest.clone()),
+            (None, None) => None,
+        }
+    }
+
+    fn publish(&mut self, task: &Task) {
+        let Task::Publish { repository, tags, index, platform_tags, .. } = task else { return };
+        let of_index = tags.iter().map(|tag| (tag, index.descriptor.digest.clone()));
+        let of_images = platform_tags.iter().map(|(tag, child)| (tag, child.image.descriptor.digest.clone()));
+        for (tag, digest) in of_index.chain(of_images) {
+            self.registry.insert(repository.with_tag(tag).expect("a tag"), Some(digest));
+        }
+    }
+
+    /// Somebody points a tag elsewhere, or removes what a reference leads to.
+    pub fn point(&mut self, reference: &str, digest: Option<Digest>) {
+        self.registry.insert(reference.parse().expect("a reference"), digest);
+    }
+
+    /// What the plan wants and nothing is known of yet.
+    pub fn open(&mut self) -> Vec<Task> {
+        let tasks = self.plan().tasks;
+        tasks.into_iter().filter(|task| self.observed.facts.get(task).is_none()).collect()
+    }
+
+    /// Lets time pass until the next look is due, and takes it.
+    pub fn look(&mut self) {
+        let wait = self.plan().wake_after.expect("something is due");
+        self.now = self.now.saturating_add(wait).expect("a time");
+        for task in self.plan().tasks {
+            if let Task::Check { .. } = task {
+                self.succeed(&task);
+            }
+        }
+    }
+
+    /// The same from rest, and what follows from it until it rests again.
+    pub fn wait(&mut self) -> Plan {
+        self.run();
+        self.look();
+        self.run()
     }
 
     pub fn fail(&mut self, task: &Task, reason: Reason, message: &str, transient: bool) {
@@ -165,7 +310,7 @@ impl Scene {
     }
 
     pub fn has(&self, condition: &str) -> bool {
-        conditions::is_true(&self.observed.status, condition)
+        self.observed.status.is_true(condition)
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{manifest_tool, multi_arch_image};
 use crate::cli::exit::Failure;
+use crate::cli::schema::{Problem, Problems};
 use crate::image::Composition;
 
 /// A document, understood.
@@ -48,7 +49,7 @@ pub(super) fn read(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
 }
 
 /// Told by its shape.
-fn understand(value: &Value) -> Result<Document, Vec<String>> {
+fn understand(value: &Value) -> Result<Document, Problems> {
     let has = |name: &str| value.get(name).is_some();
     if has("kind") || has("apiVersion") || has("spec") {
         multi_arch_image::read(value)
@@ -57,13 +58,14 @@ fn understand(value: &Value) -> Result<Document, Vec<String>> {
     } else {
         let forms =
             "neither a MultiArchImage (apiVersion, kind, spec) nor manifest-tool's form (image, manifests)";
-        Err(vec![forms.to_owned()])
+        Err(vec![Problem::at("", forms)])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::PlatformCheck;
     use crate::platform::Platform;
 
     fn one(text: &str) -> Document {
@@ -98,6 +100,16 @@ mod tests {
             sources.iter().map(|s| format!("{} {}", s.platform.as_ref().unwrap(), s.reference)).collect();
         assert_eq!(sources, ["linux/amd64 b.io/web:1-amd64", "linux/arm/v7 b.io/web:latest"]);
         assert_eq!(document.warnings, ["registrySecrets are those of a cluster and not used here"]);
+    }
+
+    #[test]
+    fn what_the_resource_has_checked_is_checked_or_said_to_be_left_out() {
+        let verify = "verify: {platform: 'Off', binaries: Enforce, run: {command: [/app]}}";
+        let document = one(&resource(&VALID.replace("spec: {", &format!("spec: {{{verify}, "))));
+        assert_eq!(document.composition.check, PlatformCheck::Off);
+        assert!(document.warnings[0].contains("verify.run needs the nodes of a cluster"));
+        assert!(document.warnings[1].contains("multiarch index verify --binaries enforce"));
+        assert_eq!(one(&resource(VALID)).composition.check, PlatformCheck::Enforce);
     }
 
     #[test]

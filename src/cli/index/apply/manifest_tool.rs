@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::document::Document;
-use super::schema::{self, Problems};
+use crate::cli::schema::{self, Problem, Problems};
 use crate::image::{Composition, DescriptorEdits, Source, Target};
 use crate::platform::Platform;
 use crate::registry::Reference;
@@ -96,7 +96,7 @@ pub(super) fn read(value: &Value) -> Result<Document, Problems> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let input: Input = serde_json::from_value(value.clone()).map_err(|error| vec![error.to_string()])?;
+    let input: Input = serde_json::from_value(value.clone()).map_err(|error| vec![Problem::at("", error)])?;
     let name = format!("manifest-tool's {}", input.image);
     let tags = input.tags.into_iter().flatten().map(Text::into_string).collect();
     let target = target(&input.image, tags, &mut problems);
@@ -121,14 +121,14 @@ pub(super) fn read(value: &Value) -> Result<Document, Problems> {
 /// The tag of the image first, then the further ones.
 fn target(image: &str, mut tags: Vec<String>, problems: &mut Problems) -> Option<Target> {
     let reference: Reference =
-        image.parse().map_err(|error| problems.push(format!("image: {error}"))).ok()?;
+        image.parse().map_err(|error| problems.push(Problem::at("image", error))).ok()?;
     if reference.digest().is_some() {
-        problems
-            .push("image: nothing can be published under a digest chosen beforehand; write a tag".to_owned());
+        let reason = "nothing can be published under a digest chosen beforehand; write a tag";
+        problems.push(Problem::at("image", reason));
     }
     for (number, tag) in tags.iter().enumerate() {
         if let Err(error) = reference.repository().with_tag(tag) {
-            problems.push(format!("tags[{number}]: {error}"));
+            problems.push(Problem::at(format!("tags[{number}]"), error));
         }
     }
     tags.splice(0..0, reference.tag().map(str::to_owned));
@@ -143,7 +143,7 @@ fn source(
 ) -> Option<Source> {
     let place = format!("manifests[{number}]");
     let reference: Option<Reference> =
-        image.parse().map_err(|error| problems.push(format!("{place}.image: {error}"))).ok();
+        image.parse().map_err(|error| problems.push(Problem::at(format!("{place}.image"), error))).ok();
     let InputPlatform { os, architecture, variant, osversion, osfeatures, features } =
         platform.unwrap_or_default();
     if features.is_some_and(|features| !features.is_empty()) {
@@ -151,7 +151,7 @@ fn source(
             .push(format!("{place}.platform.features: left out, as images and runtimes know no such thing"));
     }
     let platform = named_platform(os, architecture.map(Text::into_string), variant.map(Text::into_string))
-        .map_err(|error| problems.push(format!("{place}.platform: {error}")))
+        .map_err(|error| problems.push(Problem::at(format!("{place}.platform"), error)))
         .ok()?;
     let edits = DescriptorEdits {
         os_version: osversion.filter(|version| !version.is_empty()),

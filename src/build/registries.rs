@@ -1,0 +1,192 @@
+//! What of the registry settings BuildKit can be told.
+
+use std::path::Path;
+
+use crate::registry::RegistrySettings;
+
+/// A registry's section of `buildkitd.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildkitRegistry {
+    /// `host[:port]`, without wildcards: BuildKit knows none.
+    pub host: String,
+    /// No TLS (`http`).
+    pub plain_http: bool,
+    /// TLS without verification of who is at the other end (`insecure`).
+    pub insecure_skip_verify: bool,
+    /// Asked first for what is read, `host[:port][/prefix]`, in this order (`mirrors`).
+    pub mirrors: Vec<String>,
+    /// Certificates of private authorities beside the system's, PEM (`ca` names a file with them).
+    pub certificate_authority: Option<String>,
+}
+
+/// What BuildKit is told of registries, and for people what it is not told. `plain_http` are further registries that
+/// speak plain HTTP, whatever else is said of them; `read` reads a file of certificates.
+///
+/// # Errors
+/// When a file of certificates cannot be read; which, and why.
+pub fn buildkit_registries(
+    registries: &[RegistrySettings],
+    plain_http: &[String],
+    read: impl Fn(&Path) -> Result<String, String>,
+) -> Result<(Vec<BuildkitRegistry>, Vec<String>), String> {
+    let mut told: Vec<BuildkitRegistry> = Vec::new();
+    let mut warnings = Vec::new();
+    for settings in registries {
+        let host = &settings.host;
+        if is_pattern(host) {
+            warnings.push(unknown_to_builds(host));
+            continue;
+        }
+        if settings.client_certificate.is_some() {
+            warnings.push(format!(
+                "registries: {host}: builds do not get its client certificate: whoever builds could take the key"
+            ));
+        }
+        let certificate_authority = match &settings.certificate_authority {
+            Some(file) => Some(read_authority(file, &read)?),
+            None => None,
+        };
+        told.push(BuildkitRegistry {
+            host: host.clone(),
+            plain_http: settings.plain_http == Some(true),
+            insecure_skip_verify: settings.insecure_skip_verify,
+            mirrors: settings.mirrors.iter().map(ToString::to_string).collect(),
+            certificate_authority,
+        });
+    }
+    for host in plain_http.iter().filter(|host| !host.is_empty()) {
+        match told.iter_mut().find(|registry| registry.host.eq_ignore_ascii_case(host)) {
+            Some(registry) => registry.plain_http = true,
+            None if is_pattern(host) => warnings.push(unknown_to_builds(host)),
+            None => told.push(BuildkitRegistry {
+                host: host.clone(),
+                plain_http: true,
+                ..BuildkitRegistry::default()
+            }),
+        }
+    }
+    // Plain HTTP without more says nothing of TLS, of which BuildKit would try some first.
+    for registry in told.iter_mut().filter(|registry| registry.plain_http) {
+        (registry.insecure_skip_verify, registry.certificate_authority) = (false, None);
+    }
+    told.retain(|registry| {
+        *registry != BuildkitRegistry { host: registry.host.clone(), ..Default::default() }
+    });
+    Ok((told, warnings))
+}
+
+/// They reach the builder as a variable, of which Linux takes 128 KiB.
+const LARGEST_AUTHORITY: usize = 100_000;
+
+fn read_authority(file: &Path, read: impl Fn(&Path) -> Result<String, String>) -> Result<String, String> {
+    let text = read(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
+    if text.len() > LARGEST_AUTHORITY {
+        let size = text.len();
+        return Err(format!(
+            "{}: {size} bytes of certificates, of which builds can be given {LARGEST_AUTHORITY}; leave out those of the system",
+            file.display()
+        ));
+    }
+    Ok(text)
+}
+
+fn is_pattern(host: &str) -> bool {
+    host.contains(['*', '?'])
+}
+
+fn unknown_to_builds(host: &str) -> String {
+    format!(
+        "registries: {host}: builds do not know it, as BuildKit knows no patterns; name the hosts that builds need"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::ClientCertificate;
+
+    fn settings(host: &str) -> RegistrySettings {
+        RegistrySettings { host: host.to_owned(), ..RegistrySettings::default() }
+    }
+
+    fn told(registries: &[RegistrySettings], plain_http: &[&str]) -> (Vec<BuildkitRegistry>, Vec<String>) {
+        let plain_http: Vec<String> = plain_http.iter().map(|host| (*host).to_owned()).collect();
+        let read = |path: &Path| Ok(format!("the content of {}", path.display()));
+        buildkit_registries(registries, &plain_http, read).expect("files that can be read")
+    }
+
+    #[test]
+    fn buildkit_is_told_all_that_it_knows_of() {
+        let mirrored = RegistrySettings {
+            mirrors: vec!["mirror.example.com/hub".parse().expect("a mirror")],
+            certificate_authority: Some("/tls/ca.crt".into()),
+            ..settings("docker.io")
+        };
+        let lab = RegistrySettings { insecure_skip_verify: true, ..settings("lab.example.com") };
+        let plain = RegistrySettings { plain_http: Some(true), ..settings("a.io:5000") };
+        // Of this one BuildKit need not know anything.
+        let quiet = RegistrySettings { max_concurrent_requests: 3.try_into().ok(), ..settings("quiet.io") };
+        let (registries, warnings) = told(&[mirrored, lab, plain, quiet], &["b.io:5000"]);
+        let expected = [
+            BuildkitRegistry {
+                host: "docker.io".to_owned(),
+                mirrors: vec!["mirror.example.com/hub".to_owned()],
+                certificate_authority: Some("the content of /tls/ca.crt".to_owned()),
+                ..BuildkitRegistry::default()
+            },
+            BuildkitRegistry {
+                host: "lab.example.com".to_owned(),
+                insecure_skip_verify: true,
+                ..BuildkitRegistry::default()
+            },
+            BuildkitRegistry {
+                host: "a.io:5000".to_owned(),
+                plain_http: true,
+                ..BuildkitRegistry::default()
+            },
+            BuildkitRegistry {
+                host: "b.io:5000".to_owned(),
+                plain_http: true,
+                ..BuildkitRegistry::default()
+            },
+        ];
+        assert_eq!(registries, expected);
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_buildkit_cannot_know_is_left_out_with_a_warning() {
+        let pattern = RegistrySettings { plain_http: Some(true), ..settings("*.example.com") };
+        let client_certificate =
+            Some(ClientCertificate { certificate: "/tls/tls.crt".into(), key: "/tls/tls.key".into() });
+        let client = RegistrySettings { client_certificate, ..settings("a.io") };
+        let (registries, warnings) = told(&[pattern, client], &["*.lab.example.com:5000"]);
+        assert!(registries.is_empty(), "{registries:?}");
+        let hosts = ["*.example.com", "a.io", "*.lab.example.com:5000"];
+        assert_eq!(warnings.len(), hosts.len());
+        for (host, warning) in hosts.iter().zip(&warnings) {
+            assert!(warning.starts_with(&format!("registries: {host}: builds do not ")), "{warning}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_a_registry_that_has_other_settings_too() {
+        let mirrored = RegistrySettings {
+            mirrors: vec!["mirror.example.com".parse().expect("a mirror")],
+            insecure_skip_verify: true,
+            ..settings("A.io")
+        };
+        let (registries, _) = told(&[mirrored], &["a.io", "a.io"]);
+        assert_eq!(registries.len(), 1, "{registries:?}");
+        assert!(registries[0].plain_http && !registries[0].insecure_skip_verify);
+        assert_eq!(registries[0].mirrors, ["mirror.example.com"]);
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_read_are_named() {
+        let private =
+            RegistrySettings { certificate_authority: Some("/tls/ca.crt".into()), ..settings("a.io") };
+        let error = buildkit_registries(&[private], &[], |_| Err("cannot be read: no such file".to_owned()));
+        assert_eq!(error, Err("/tls/ca.crt: cannot be read: no such file".to_owned()));
+    }
+}
