@@ -109,22 +109,32 @@ async fn a_lease_that_somebody_deletes_stays_with_whoever_works() {
 #[tokio::test]
 async fn an_operator_that_is_still_listing_stops_at_once_and_gives_the_lease_back() {
     let world = World::new().await;
-    let platforms = source(&world).await;
+    let images = format!("/apis/multiarch.dev/v1alpha1/namespaces/{}/multiarchimages", world.namespace);
+    let pods = format!("/api/v1/namespaces/{}/pods", world.namespace);
+    // Whether the resource is there is asked for before the images are listed to be kept.
+    for held in [vec![&images], vec![&images, &images], vec![&pods]] {
+        stops_while_held(&world, &held).await;
+    }
+}
+
+/// Holds one request after the other, and stops the operator at the last of them.
+async fn stops_while_held(world: &World, held: &[&String]) {
     let counts = Arc::new(Counts::default());
     let api = Proxy::of_api_server(world.rig, &counts).await;
-    counts.hold(&format!("GET /api/v1/namespaces/{}/pods", world.namespace));
     let kubeconfig = api.kubeconfig(&support::root().join("target/test-logs"));
-    let mut operator =
-        Start::new(&world).elected().kubeconfig(&kubeconfig).with(&["--shutdown-grace", "250"]).run();
-    let spec = json!({
-        "target": {"repository": world.repository("web"), "tags": ["1.0"]}, "platforms": platforms,
-    });
-    world.apply("web", spec).await;
+    let start = Start::new(world).elected().kubeconfig(&kubeconfig).with(&["--shutdown-grace", "250"]);
+    counts.hold(&format!("GET {}", held[0]));
+    let mut operator = start.run();
     counts.until_held().await;
+    for next in &held[1..] {
+        counts.hold(&format!("GET {next}"));
+        counts.release();
+        counts.until_held().await;
+    }
     operator.terminate();
-    assert!(operator.ended().await.success(), "{}", operator.log());
-    assert!(operator.log().contains("the lease is given back"), "{}", operator.log());
-    assert!(!operator.log().contains("abandoned"), "{}", operator.log());
+    assert!(operator.ended().await.success(), "{held:?}: {}", operator.log());
+    assert!(operator.log().contains("the lease is given back"), "{held:?}: {}", operator.log());
+    assert!(!operator.log().contains("abandoned"), "{held:?}: {}", operator.log());
 }
 
 #[tokio::test]

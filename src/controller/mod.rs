@@ -21,7 +21,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::PartialObjectMeta;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::Controller;
 use kube::runtime::controller::{self, Action, Config};
@@ -121,8 +121,11 @@ pub async fn run(
     let namespace = settings.namespace.as_deref();
     let images: Api<DeserializeGuard<MultiArchImage>> = scoped(&client, namespace);
     let (jobs, pods) = (scoped(&client, namespace), scoped(&client, namespace));
-    // Said at once and plainly, where a watch would try for ever.
-    images.list(&kube::api::ListParams::default().limit(1)).await?;
+    let shutdown = shutdown.boxed().shared();
+    let sees_nodes = tokio::select! {
+        answer = may_work(&images, &client, namespace) => answer?,
+        () = shutdown.clone() => return Ok(()),
+    };
     let grace = settings.shutdown_grace;
     let (ended, ended_objects) = mpsc::unbounded();
     let concerned = ended.clone();
@@ -130,11 +133,7 @@ pub async fn run(
     let (image_store, image_writer) = reflector::store();
     let (job_store, job_writer) = reflector::store();
     let (pod_store, pod_writer) = reflector::store();
-    let (node_store, node_writer) = if may_see_nodes(&client, namespace).await? {
-        Some(reflector::store()).unzip()
-    } else {
-        (None, None)
-    };
+    let (node_store, node_writer) = sees_nodes.then(reflector::store).unzip();
     let stores = (image_store.clone(), job_store, pod_store, node_store);
     let context = Arc::new(Context::new(&client, settings, stores, ended));
     // A scrape does not keep the controller alive.
@@ -150,6 +149,10 @@ pub async fn run(
     };
     let drained = drained(shutdown, grace, Arc::clone(&context), Arc::clone(&health)).boxed().shared();
     let deadline = drained.clone().then(|()| tokio::time::sleep(RECONCILIATION_GRACE));
+    let never_began = drained.clone().then({
+        let ready = context.watches_ready.clone();
+        move |()| never_began(ready)
+    });
     let waiting = image_store.clone();
     let controller = Controller::for_stream(watch_images(images, image_writer, seen), image_store)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -170,6 +173,7 @@ pub async fn run(
         });
     tokio::select! {
         () = controller => {}
+        () = never_began => {}
         () = deadline => tracing::warn!("a reconciliation did not end in time and is abandoned"),
         () = watch_progress(&context, &pulse, &health) => {}
     }
@@ -177,6 +181,16 @@ pub async fn run(
     context.tasks.stop().await;
     context.performer.registry.settle(UPLOADS_GRACE).await;
     Ok(())
+}
+
+/// Whether nodes may be seen. That images may be is said at once and plainly, where a watch would try for ever.
+async fn may_work(
+    images: &Api<DeserializeGuard<MultiArchImage>>,
+    client: &Client,
+    namespace: Option<&str>,
+) -> Result<bool, kube::Error> {
+    images.list(&ListParams::default().limit(1)).await?;
+    may_see_nodes(client, namespace).await
 }
 
 /// Done when the operator is to stop, and has brought to an end what others would see half done.
@@ -191,6 +205,14 @@ async fn drained(
     context.stopping.cancel();
     if tokio::time::timeout(grace, context.tasks.finish()).await.is_err() {
         tracing::warn!("what was under way did not end within {} s and is abandoned", grace.as_secs());
+    }
+}
+
+/// Done at once if the watches have not seen everything once, and otherwise never. Until then no image is looked at, and
+/// the controller, which no longer lists any when it is to end, would wait for them for ever.
+async fn never_began(ready: Ready) {
+    if ready.now_or_never().is_some() {
+        future::pending().await
     }
 }
 
