@@ -52,7 +52,7 @@ async fn an_image_is_found_in_an_index_with_its_attestations() {
     let amd64 = resolved(&registry, "team/web:1", "linux/amd64").await.unwrap();
     assert_eq!(amd64.source.digest, digest);
     assert_eq!(amd64.attestations.len(), 1);
-    assert!(amd64.attestations[0].descriptor.attests(&amd64.image.descriptor.digest));
+    assert!(amd64.attestations[0].attests(&amd64.image.descriptor.digest));
     assert!(amd64.image.descriptor.digest.verifies(&amd64.image.bytes));
 
     let arm64 = resolved(&registry, &format!("team/web@{digest}"), "linux/arm64").await.unwrap();

@@ -245,8 +245,8 @@ async fn what_is_nested_without_end_is_refused() {
     for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
         let deep = format!(
             r#"{{"schemaVersion":2,"config":{{}},"layers":{}1{}}}"#,
-            open.repeat(100_000),
-            close.repeat(100_000)
+            open.repeat(50_000),
+            close.repeat(50_000)
         );
         let server = FaultServer::start(move |_| Answer::status(200).body(deep.clone())).await;
         let tag = server.repository("team/web").with_tag("1").unwrap();

@@ -40,8 +40,8 @@ async fn published(sources: Vec<Source>, to: &Registry) -> Publication {
     let publication = publish_composition(&to.session(), &composition(sources, to)).await.unwrap();
     for image in &publication.composed.images {
         let (host, path) = (image.repository.registry(), image.repository.path());
-        for manifest in image.manifests() {
-            let digest = &manifest.descriptor.digest;
+        for descriptor in image.descriptors() {
+            let digest = &descriptor.digest;
             let original = get(host, &format!("{path}/manifests/{digest}")).await;
             let copy = get(&to.host, &format!("acme/web/manifests/{digest}")).await;
             assert_eq!(copy, original);
@@ -192,7 +192,7 @@ async fn images_of_buildkit_with_their_attestations() {
     let publication = published(sources, &to).await;
     for image in &publication.composed.images {
         assert_eq!(image.attestations.len(), 1);
-        assert!(image.attestations[0].descriptor.attests(&image.image.descriptor.digest));
+        assert!(image.attestations[0].attests(&image.image.descriptor.digest));
     }
     let bytes = get(&to.host, "acme/web/manifests/1").await;
     let entries = serde_json::from_slice::<Index>(&bytes).unwrap().manifests;

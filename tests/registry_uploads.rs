@@ -11,8 +11,8 @@ use fault_server::{Answer, Asked, BLOB, FaultServer, bearer, blob, uploads};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use multiarch::registry::{
-    BlobStore, ByteStream, Client, Delivery, Descriptor, Digest, Error, Keyring, Kind, MediaType, Session,
-    Settings,
+    BlobStore, ByteStream, Client, Delivery, Descriptor, Digest, Error, Keyring, Kind, MediaType,
+    RegistrySettings, Session, Settings,
 };
 use serde_json::json;
 
@@ -278,6 +278,101 @@ async fn a_registry_that_names_a_smallest_part_gets_parts() {
     let put = server.asked().into_iter().find(|asked| asked.method == "PUT").unwrap();
     assert!(put.target.starts_with("/upload?at=12000000&digest="), "{}", put.target);
     assert!(put.body.is_empty());
+}
+
+/// A registry that forgets the first upload after so many requests to it, and says `not found` of it then.
+async fn forgetful(requests: usize, parts: bool) -> FaultServer {
+    let (opened, asked_of_first) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    FaultServer::start(move |asked| match asked.method.as_str() {
+        "POST" => {
+            let number = opened.fetch_add(1, Ordering::SeqCst);
+            let answer = Answer::status(202).header("Location", format!("/upload?number={number}"));
+            if parts { answer.header("OCI-Chunk-Min-Length", "1") } else { answer }
+        }
+        _ if asked.target.contains("number=0")
+            && asked_of_first.fetch_add(1, Ordering::SeqCst) >= requests =>
+        {
+            Answer::status(404).body(r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#)
+        }
+        "PATCH" => Answer::status(202).header("Location", asked.target.clone()),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_upload_that_the_registry_has_forgotten_is_begun_anew() {
+    for (requests, parts, content) in [(0, false, BLOB.to_vec()), (1, true, vec![7_u8; 9 << 20])] {
+        let server = forgetful(requests, parts).await;
+        assert_eq!(push(&server, &content).await.unwrap(), Delivery::Uploaded);
+        let second = |asked: &Asked| asked.target.contains("number=1");
+        let sent: usize = server.asked().into_iter().filter(second).map(|asked| asked.body.len()).sum();
+        assert_eq!(sent, content.len(), "the whole blob, to the second upload");
+        assert!(!server.lines().iter().any(|line| line.starts_with("DELETE")), "{:?}", server.lines());
+    }
+    // A mount has opened the first, and it was gone when its turn came.
+    let server = forgetful(0, false).await;
+    assert_eq!(copy_with(&client().session(Arc::default()), &server).await.unwrap(), Delivery::Uploaded);
+}
+
+#[tokio::test]
+async fn a_registry_that_forgets_every_upload_is_given_up_and_that_may_pass() {
+    let server = FaultServer::start(|asked| match asked.method.as_str() {
+        "PUT" => Answer::status(404),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    let error = push(&server, BLOB).await.unwrap_err();
+    assert!(error.is_transient() && error.kind() == Kind::Unavailable, "{error}");
+}
+
+/// A client that sends a registry one request at a time.
+fn one_at_a_time(server: &FaultServer) -> Client {
+    let entry =
+        RegistrySettings { max_concurrent_requests: 1.try_into().ok(), ..RegistrySettings::default() };
+    let registries = vec![RegistrySettings { host: server.host.clone(), ..entry }];
+    let mut settings = Settings { registries, ..Settings::default() };
+    settings.retry.pause = Duration::from_millis(1);
+    Client::new(&settings).unwrap()
+}
+
+#[tokio::test]
+async fn uploads_count_among_the_requests_that_a_registry_gets_at_once() {
+    let server = FaultServer::start(|asked| match asked.method.as_str() {
+        "PUT" => Answer::never(),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    let session = one_at_a_time(&server).session(Arc::default());
+    let other = server.repository("team/other");
+    let (base, web) = (server.repository("team/base"), server.repository("team/web"));
+    let blob = blob();
+    let mut both = Box::pin(async {
+        tokio::join!(session.copy_blob(&base, &web, &blob), session.copy_blob(&base, &other, &blob))
+    });
+    let puts = || server.lines().iter().filter(|line| line.starts_with("PUT")).count();
+    while puts() == 0 {
+        assert!(futures::poll!(&mut both).is_pending());
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1000 {
+        assert!(futures::poll!(&mut both).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(puts(), 1);
+}
+
+#[tokio::test]
+async fn a_source_that_breaks_off_is_read_on_though_its_registry_takes_one_request_at_a_time() {
+    let count = AtomicUsize::new(0);
+    let server = FaultServer::start(move |asked| match asked.method.as_str() {
+        "GET" => breaking_off(asked, count.fetch_add(1, Ordering::SeqCst) == 0),
+        _ => uploads(asked, || Answer::status(404)),
+    })
+    .await;
+    let session = one_at_a_time(&server).session(Arc::default());
+    assert_eq!(copy_with(&session, &server).await.unwrap(), Delivery::Uploaded);
+    assert_eq!(server.lines().iter().filter(|line| line.starts_with("PUT")).count(), 1);
 }
 
 #[tokio::test]

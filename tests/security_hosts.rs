@@ -152,6 +152,23 @@ async fn a_git_server_leads_nobody_to_an_address_that_is_refused() {
 }
 
 #[tokio::test]
+async fn a_name_that_resolves_to_an_address_that_is_denied_is_not_connected_to() {
+    let server = elsewhere().await;
+    let host = server.host.replace("127.0.0.1", "localhost");
+    // The name itself may be spoken to, so only what it resolves to can tell.
+    let deny = ["127.0.0.0/8", "::1/128"].map(|network| network.parse().expect("a network")).to_vec();
+    let rule = HostRule { namespaces: vec!["*".to_owned()], allow: Vec::new(), deny };
+    let named = vec![host.parse().expect("a host")];
+    let access = access(HostPolicy { rules: vec![rule], named, ..HostPolicy::default() });
+    let git = git::Client::new([]).limited_to(access.clone());
+    let error = git.resolve(&format!("http://{host}/web.git"), None, None).await.expect_err("denied");
+    assert!(matches!(error, git::Error::HostDenied { .. }), "{error}");
+    let tag = format!("{host}/team/web:1").parse().expect("a reference");
+    denied(&session(access).get_manifest(&tag).await.expect_err("denied"), "localhost");
+    assert!(server.asked().is_empty(), "{:?}", server.lines());
+}
+
+#[tokio::test]
 async fn who_is_limited_shares_connections_with_nobody_who_is_not() {
     let server = FaultServer::start(|_| Answer::status(404)).await;
     let client = registry::Client::new(&Settings::default()).expect("a client");

@@ -5,7 +5,7 @@ mod support;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use multiarch::api::{MultiArchImage, Phase};
 use multiarch::registry::Digest;
 use serde_json::{Value, json};
@@ -231,6 +231,31 @@ async fn wrong_credentials_are_told_without_telling_them() {
     let image = world.until("web", "stalled", |image| has_condition(image, "Stalled", "True")).await;
     let told = format!("{}{}", serde_json::to_string(&image.status).expect("JSON"), operator.log());
     assert!(!told.contains("hunter2secret"));
+}
+
+#[tokio::test]
+async fn a_password_that_is_corrected_in_its_secret_is_used_without_anything_else() {
+    let world = World::new().await;
+    let private = &world.rig.private_registry;
+    let from = format!("{}/{}/from", private.host, world.namespace);
+    Push::to(&from).credentials(private).image("v1", "linux/amd64", "content").await;
+    create_secret(&world, "regcred", docker_config(&private.host, &private.username, "withdrawn")).await;
+    let _operator = Operator::start(&world);
+    let spec = json!({
+        "target": {"repository": world.repository("web"), "tags": ["1.0"]},
+        "platforms": [source("linux/amd64", &format!("{from}:v1"))],
+        "registrySecrets": [{"name": "regcred"}],
+    });
+    world.apply("web", spec).await;
+    world.until_platform("web", "linux/amd64", Phase::Failed, "AuthenticationFailed").await;
+    let right = docker_config(&private.host, &private.username, &private.password);
+    let patch = json!({"data": {".dockerconfigjson": right}});
+    world
+        .api::<Secret>()
+        .patch("regcred", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .expect("a Secret");
+    world.until_ready("web").await;
 }
 
 #[tokio::test]

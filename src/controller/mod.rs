@@ -54,8 +54,8 @@ use watches::{
 const CONCURRENCY: u16 = 32;
 /// Tasks at registries and git servers at once over all images: each is a few requests or one copy.
 const TASK_LIMIT: usize = 64;
-/// Images unpacked at once over all images; each may take 64 MB.
-const UNPACKING_LIMIT: usize = 4;
+/// Images unpacked at once over all images; each may take 128 MB.
+pub(crate) const UNPACKING_LIMIT: usize = 2;
 
 /// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
 const RECONCILIATION_GRACE: Duration = Duration::from_secs(5);

@@ -145,9 +145,7 @@ impl Performer {
             }
             Task::CopyImage { from, to, image, .. } => {
                 let session = self.session(object).await?;
-                for manifest in image.manifests() {
-                    session.copy(&from, &to, manifest).await.map_err(|error| written(&error))?;
-                }
+                image::copy_image(&session, &from, &to, &image).await.map_err(|error| written(&error))?;
                 Ok(Found::Done)
             }
             Task::CreateJob { job, claim } => {

@@ -43,7 +43,10 @@ use crate::network::Access;
 /// Every call is over within this time.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How many packs are in memory at once; each takes 192 MiB at worst, and some hundred KiB mostly.
-const MOST_PACKS: usize = 2;
+pub(crate) const MOST_PACKS: usize = 2;
+/// That worst, in bytes.
+#[cfg(test)]
+pub(crate) const LARGEST_PACK: u64 = pack::LARGEST_PACK as u64 + pack::MOST_UNPACKED;
 
 /// A client for git repositories over https and ssh, and over http without credentials. Cheap to clone.
 #[derive(Clone, Debug)]

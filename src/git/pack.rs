@@ -13,7 +13,7 @@ pub(super) const LARGEST_PACK: usize = 64 * 1024 * 1024;
 /// Largest object that is kept, in bytes. Larger ones are passed over.
 pub(super) const LARGEST_OBJECT: u64 = 4 * 1024 * 1024;
 /// All objects of a pack together, unpacked, in bytes.
-const MOST_UNPACKED: u64 = 128 * 1024 * 1024;
+pub(super) const MOST_UNPACKED: u64 = 128 * 1024 * 1024;
 
 /// Why a pack cannot be read.
 #[derive(Debug, PartialEq, Eq)]

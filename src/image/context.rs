@@ -1,7 +1,7 @@
 //! An image or an artifact whose files are the context of a build.
 
 use super::manifest::ImageManifest;
-use crate::registry::{Digest, Error, Reference, Session};
+use crate::registry::{Digest, Error, Reference, Session, readable};
 
 /// What a reference to a build context leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +43,8 @@ pub async fn context_image(
     if manifest.descriptor.media_type.is_index() {
         return Ok(ContextImage { digest, archive: None });
     }
-    let parsed: ImageManifest =
-        serde_json::from_slice(&manifest.bytes).map_err(|error| unusable(format!("no manifest: {error}")))?;
+    let parsed: ImageManifest = serde_json::from_slice(&manifest.bytes)
+        .map_err(|error| unusable(readable(&format!("no manifest: {error}"))))?;
     if parsed.config.media_type.is_image_config() {
         return Ok(ContextImage { digest, archive: None });
     }
@@ -52,7 +52,7 @@ pub async fn context_image(
         [archive] if archive.media_type.as_str().contains("tar") => {
             Ok(ContextImage { digest, archive: Some(archive.digest.clone()) })
         }
-        [other] => Err(unusable(format!("the artifact's layer is {}", other.media_type))),
+        [other] => Err(unusable(readable(&format!("the artifact's layer is {}", other.media_type)))),
         layers => Err(unusable(format!("the artifact has {} layers", layers.len()))),
     }
 }

@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use super::manifest::{ImageManifest, Listing};
 use super::resolve::{ResolveError, not_an_image};
 use crate::platform::Platform;
-use crate::registry::{Descriptor, Digest, Manifest, MediaType, Reference, Repository, Session};
+use crate::registry::{Descriptor, Digest, Manifest, MediaType, Reference, Repository, Session, readable};
 
 /// How many indexes within an index are looked into.
 const MOST_NESTED: usize = 16;
@@ -18,6 +18,11 @@ const MOST_ATTESTATIONS: usize = 64;
 
 /// How many bytes all manifests of an index have that are held at once.
 const LARGEST_MANIFESTS: u64 = 64 * 1024 * 1024;
+/// How many bytes an index has, and all indexes within it, where one image is looked for in them: their entries are held
+/// until all are known.
+const LARGEST_NESTED: u64 = 128 * 1024;
+/// How many bytes an index says of one image and its attestations: 1 MiB where there are 32 platforms.
+pub(super) const LARGEST_ENTRIES: usize = 32 * 1024;
 /// How many entries that are left out are told one by one.
 const MOST_TOLD: usize = 16;
 
@@ -33,32 +38,66 @@ pub(super) struct Found {
     pub attestations: Vec<Manifest>,
 }
 
-/// The image for `platform`: of an index the one entry, or what is alone under its reference. With it, in words, the
-/// entries that cannot be read.
+/// The image that is to be taken. Nothing else of the index is held: servers may be slow, and indexes large.
+pub(super) struct Choice {
+    /// What the reference named: the index, or the image itself.
+    pub source: Descriptor,
+    pub image: Chosen,
+    /// The entries of its attestations.
+    pub about: Vec<Descriptor>,
+    /// What else there is that cannot be read, in words.
+    pub left_out: Vec<String>,
+}
+
+pub(super) enum Chosen {
+    Alone(Manifest),
+    Entry(Descriptor),
+}
+
+/// The image for `platform`: of an index the one entry, or what is alone under its reference.
+pub(super) async fn choose(
+    session: &Session,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Choice, ResolveError> {
+    let named = session.get_manifest(reference).await?;
+    let source = named.descriptor.clone();
+    if !source.media_type.is_index() {
+        return Ok(Choice { source, image: Chosen::Alone(named), about: Vec::new(), left_out: Vec::new() });
+    }
+    let listing = parse_index(reference, named)?;
+    let looked_into = match pick(reference, platform, &listing.entries) {
+        Err(_) if listing.entries.iter().any(|entry| entry.media_type.is_index()) => {
+            let most = most_nested(reference, source.size)?;
+            let nested = nested(session, reference, &listing.entries, most).await?;
+            listing.and(nested)
+        }
+        _ => listing,
+    };
+    looked_into.choice(reference, platform, source)
+}
+
+/// How many bytes the indexes within an index of `size` bytes may have.
+fn most_nested(reference: &Reference, size: u64) -> Result<u64, ResolveError> {
+    LARGEST_NESTED.checked_sub(size).ok_or_else(|| {
+        let reason = format!("its index lists indexes and has {size} bytes; {LARGEST_NESTED} is the most");
+        not_an_image(reference, reason)
+    })
+}
+
+/// The same with its manifests.
 pub(super) async fn find(
     session: &Session,
     reference: &Reference,
     platform: &Platform,
 ) -> Result<(Found, Vec<String>), ResolveError> {
-    let named = session.get_manifest(reference).await?;
-    if !named.descriptor.media_type.is_index() {
-        return Ok((Found::alone(reference, Some(platform.clone()), named), Vec::new()));
-    }
-    let mut listing = parse_index(reference, &named)?;
-    if pick(reference, platform, &listing.entries).is_err() {
-        listing.extend(nested(session, reference, &listing.entries).await?);
-    }
-    let Listing { entries, unreadable } = listing;
-    let entry = pick(reference, platform, &entries).map_err(|mut error| {
-        // What cannot be read may be what was looked for.
-        if let ResolveError::NoSuchPlatform { available, .. } = &mut error {
-            available.extend(unreadable.iter().take(MOST_TOLD).cloned());
-        }
-        error
-    })?;
-    check_size(reference, attestations(&entries, &entry.digest).chain([&entry]))?;
-    let found = Found::fetch(session, reference, Some(platform.clone()), &named, &entries, entry).await?;
-    Ok((found, left_out(reference, unreadable)))
+    let Choice { source, image, about, left_out } = choose(session, reference, platform).await?;
+    let declared = Some(platform.clone());
+    let found = match image {
+        Chosen::Alone(image) => Found::alone(reference, declared, image),
+        Chosen::Entry(entry) => Found::fetch(session, reference, declared, source, entry, about).await?,
+    };
+    Ok((found, left_out))
 }
 
 /// Every image there is, in the order of the index. What is no image (an artifact, an attestation of something
@@ -68,12 +107,13 @@ pub(super) async fn find_all(
     reference: &Reference,
 ) -> Result<(Vec<Found>, Vec<String>), ResolveError> {
     let named = session.get_manifest(reference).await?;
-    if !named.descriptor.media_type.is_index() {
+    let source = named.descriptor.clone();
+    if !source.media_type.is_index() {
         return Ok((vec![Found::alone(reference, None, named)], Vec::new()));
     }
-    let mut listing = parse_index(reference, &named)?;
-    listing.extend(nested(session, reference, &listing.entries).await?);
-    let Listing { entries, unreadable: mut others } = listing;
+    let listing = parse_index(reference, named)?;
+    let nested = nested(session, reference, &listing.entries, LARGEST_MANIFESTS).await?;
+    let Listing { entries, unreadable: mut others } = listing.and(nested);
     let mut seen = HashSet::new();
     let images: Vec<&Descriptor> = images(&entries)
         .filter(|entry| entry.runnable_platform().is_some() || says_nothing(entry))
@@ -84,10 +124,11 @@ pub(super) async fn find_all(
         return Err(not_an_image(reference, reason));
     }
     let about = images.iter().flat_map(|image| attestations(&entries, &image.digest));
-    check_size(reference, about.chain(images.iter().copied()))?;
+    check_size(reference, about.chain(images.iter().copied()), LARGEST_MANIFESTS)?;
     let found = images.into_iter().map(|entry| {
-        let declared = entry.runnable_platform();
-        Found::fetch(session, reference, declared, &named, &entries, entry.clone())
+        let (declared, source) = (entry.runnable_platform(), source.clone());
+        let about = attestations(&entries, &entry.digest).cloned().collect();
+        Found::fetch(session, reference, declared, source, entry.clone(), about)
     });
     let (found, foreign): (Vec<Found>, Vec<Found>) =
         try_join_all(found).await?.into_iter().partition(|found| found.foreign_config().is_none());
@@ -137,27 +178,35 @@ impl Found {
         session: &Session,
         reference: &Reference,
         declared: Option<Platform>,
-        index: &Manifest,
-        entries: &[Descriptor],
+        source: Descriptor,
         entry: Descriptor,
+        about: Vec<Descriptor>,
     ) -> Result<Self, ResolveError> {
-        let about: Vec<Descriptor> = attestations(entries, &entry.digest).cloned().collect();
-        if about.len() > MOST_ATTESTATIONS {
-            let reason = format!("{} attestations; {MOST_ATTESTATIONS} is the most", about.len());
-            return Err(not_an_image(reference, format!("{} has {reason}", entry.digest)));
-        }
+        check_attestations(reference, &entry, &about)?;
         let (image, attestations) =
             futures::try_join!(fetch(session, reference, entry), fetch_all(session, reference, about))?;
-        let (reference, source) = (reference.clone(), index.descriptor.clone());
-        Ok(Self { reference, declared, source, image, attestations })
+        Ok(Self { reference: reference.clone(), declared, source, image, attestations })
     }
 }
 
-/// The entries of the indexes within an index.
+fn check_attestations(
+    reference: &Reference,
+    image: &Descriptor,
+    about: &[Descriptor],
+) -> Result<(), ResolveError> {
+    if about.len() > MOST_ATTESTATIONS {
+        let reason = format!("{} attestations; {MOST_ATTESTATIONS} is the most", about.len());
+        return Err(not_an_image(reference, format!("{} has {reason}", image.digest)));
+    }
+    Ok(())
+}
+
+/// The entries of the indexes within an index, which have no more than `most` bytes.
 async fn nested(
     session: &Session,
     reference: &Reference,
     entries: &[Descriptor],
+    most: u64,
 ) -> Result<Listing, ResolveError> {
     let indexes: Vec<Descriptor> =
         entries.iter().filter(|entry| entry.media_type.is_index()).cloned().collect();
@@ -165,10 +214,10 @@ async fn nested(
         let reason = format!("its index lists {} indexes; {MOST_NESTED} is the most", indexes.len());
         return Err(not_an_image(reference, reason));
     }
-    check_size(reference, &indexes)?;
+    check_size(reference, &indexes, most)?;
     let mut inner = Listing::default();
     for index in fetch_all(session, reference, indexes).await? {
-        inner.extend(parse_index(reference, &index)?);
+        inner = inner.and(parse_index(reference, index)?);
     }
     let (deeper, entries): (Vec<Descriptor>, Vec<Descriptor>) =
         inner.entries.into_iter().partition(|entry| entry.media_type.is_index());
@@ -180,10 +229,49 @@ async fn nested(
 }
 
 impl Listing {
-    fn extend(&mut self, other: Self) {
+    fn and(mut self, other: Self) -> Self {
         self.entries.extend(other.entries);
         self.unreadable.extend(other.unreadable);
+        self
     }
+
+    /// What is taken of it for `platform`.
+    fn choice(
+        self,
+        reference: &Reference,
+        platform: &Platform,
+        source: Descriptor,
+    ) -> Result<Choice, ResolveError> {
+        let Self { entries, unreadable } = self;
+        let entry = pick(reference, platform, &entries).map_err(|mut error| {
+            // What cannot be read may be what was looked for.
+            if let ResolveError::NoSuchPlatform { available, .. } = &mut error {
+                available.extend(unreadable.iter().take(MOST_TOLD).cloned());
+            }
+            error
+        })?;
+        let about: Vec<Descriptor> = attestations(&entries, &entry.digest).cloned().collect();
+        check_attestations(reference, &entry, &about)?;
+        check_size(reference, about.iter().chain([&entry]), LARGEST_MANIFESTS)?;
+        check_entries(reference, about.iter().chain([&entry]))?;
+        let left_out = left_out(reference, unreadable);
+        Ok(Choice { source, image: Chosen::Entry(entry), about, left_out })
+    }
+}
+
+/// What an index says of one image is held for as long as it is worked on.
+pub(super) fn check_entries<'a>(
+    reference: &Reference,
+    entries: impl IntoIterator<Item = &'a Descriptor>,
+) -> Result<(), ResolveError> {
+    let bytes = entries.into_iter().filter_map(|entry| serde_json::to_vec(entry).ok());
+    let bytes: usize = bytes.map(|entry| entry.len()).sum();
+    if bytes > LARGEST_ENTRIES {
+        let reason =
+            format!("{bytes} bytes are said of it and its attestations; {LARGEST_ENTRIES} is the most");
+        return Err(not_an_image(reference, reason));
+    }
+    Ok(())
 }
 
 fn attestations<'a>(entries: &'a [Descriptor], image: &Digest) -> impl Iterator<Item = &'a Descriptor> {
@@ -195,10 +283,11 @@ fn attestations<'a>(entries: &'a [Descriptor], image: &Digest) -> impl Iterator<
 fn check_size<'a>(
     reference: &Reference,
     entries: impl IntoIterator<Item = &'a Descriptor>,
+    most: u64,
 ) -> Result<(), ResolveError> {
     let bytes = entries.into_iter().fold(0_u64, |bytes, entry| bytes.saturating_add(entry.size));
-    if bytes > LARGEST_MANIFESTS {
-        let reason = format!("its index lists manifests of {bytes} bytes; {LARGEST_MANIFESTS} is the most");
+    if bytes > most {
+        let reason = format!("its index lists manifests of {bytes} bytes; {most} is the most");
         return Err(not_an_image(reference, reason));
     }
     Ok(())
@@ -207,6 +296,10 @@ fn check_size<'a>(
 /// Why an entry is no image, in words.
 fn no_image(entry: &Descriptor, config: Option<&MediaType>) -> String {
     let Descriptor { digest, media_type, artifact_type, .. } = entry;
+    let [media_type, artifact_type, config] =
+        [Some(media_type.as_str()), artifact_type.as_deref(), config.map(MediaType::as_str)]
+            .map(|text| text.map(readable));
+    let media_type = media_type.unwrap_or_default();
     match (config, artifact_type) {
         (Some(config), _) => format!("{digest} ({media_type}) is no image, its config is {config}"),
         (None, Some(artifact)) => format!("{digest} ({media_type}) is no image but {artifact}"),
@@ -234,7 +327,7 @@ fn says_nothing(entry: &Descriptor) -> bool {
     entry.platform.is_none() && entry.artifact_type.is_none()
 }
 
-fn parse_index(reference: &Reference, index: &Manifest) -> Result<Listing, ResolveError> {
+fn parse_index(reference: &Reference, index: Manifest) -> Result<Listing, ResolveError> {
     Listing::read(&index.bytes)
         .map_err(|error| not_an_image(reference, format!("its index cannot be read: {error}")))
 }
@@ -276,7 +369,7 @@ pub(super) fn pick(
 }
 
 /// The manifest of an entry, described as the entry describes it.
-async fn fetch(
+pub(super) async fn fetch(
     session: &Session,
     reference: &Reference,
     entry: Descriptor,

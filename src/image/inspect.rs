@@ -236,7 +236,7 @@ async fn read_config(session: &Session, repository: &Repository, mut child: Chil
     let Some(contents) = child.contents.as_ref().filter(|_| child.is_image()) else { return Ok(child) };
     let config = contents.config.clone();
     match session.get_blob_bytes(repository, &config, LARGEST_MANIFEST).await {
-        Ok(bytes) => match serde_json::from_slice::<ImageConfig>(&bytes) {
+        Ok(bytes) => match ImageConfig::read(&bytes) {
             Ok(config) => {
                 let lie = platform_mismatch(&child.descriptor, &config);
                 child.config = Some((config, bytes));

@@ -1,20 +1,24 @@
 //! What indexes and image configs say, read leniently: others wrote them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::platform::Platform;
-use crate::registry::{Descriptor, DescriptorPlatform, Digest, null_as_default};
+use crate::registry::{Descriptor, DescriptorPlatform, Digest, check_values, null_as_default, readable};
 
 /// The annotation that tells an attestation from an image: BuildKit, "Image attestation storage".
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 /// The annotation with the digest of the image that an attestation is about.
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
-/// How much of what should be a digest is told, in characters.
-const LONGEST_DIGEST: usize = 150;
+/// How many entries of an index are read.
+const MOST_ENTRIES: usize = 1000;
+/// How many of those that are listed are told one by one.
+const MOST_TOLD: usize = 24;
 
 /// An image index or a manifest list: OCI image spec, image-index.md.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -39,24 +43,66 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads an index or a manifest list.
-    pub(super) fn read(index: &[u8]) -> serde_json::Result<Self> {
+    ///
+    /// # Errors
+    /// What is wrong with it, fit to be told.
+    pub(super) fn read(index: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Listed {
-            #[serde(default, deserialize_with = "null_as_default")]
+            #[serde(default, deserialize_with = "entries")]
             manifests: Vec<Value>,
         }
+        check_values(index)?;
+        let listed: Listed = serde_json::from_slice(index).map_err(|error| readable(&error.to_string()))?;
         let mut listing = Self::default();
-        for entry in serde_json::from_slice::<Listed>(index)?.manifests {
+        for entry in listed.manifests {
             match Descriptor::deserialize(&entry) {
                 Ok(descriptor) => listing.entries.push(descriptor),
                 Err(error) => {
-                    let digest = entry.get("digest").and_then(Value::as_str).unwrap_or_default();
-                    let digest: String = digest.chars().take(LONGEST_DIGEST).collect();
+                    let digest = readable(entry.get("digest").and_then(Value::as_str).unwrap_or_default());
+                    let error = readable(&error.to_string());
                     listing.unreadable.push(format!("the entry {digest:?} cannot be read: {error}"));
                 }
             }
         }
         Ok(listing)
+    }
+}
+
+/// The entries of an index, if there are not too many.
+fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Value>, D::Error> {
+    struct Entries;
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<Value>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of entries")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if entries.len() == MOST_ENTRIES {
+                    return Err(A::Error::custom(format!("it lists more than {MOST_ENTRIES} entries")));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+    deserializer.deserialize_any(Entries)
+}
+
+/// What an index has, in words: not more of it than people read.
+pub(super) fn listed(available: &[String]) -> String {
+    match available.len().checked_sub(MOST_TOLD) {
+        _ if available.is_empty() => "no images".to_owned(),
+        Some(more @ 1..) => format!("{} and {more} more", available[..MOST_TOLD].join(", ")),
+        _ => available.join(", "),
     }
 }
 
@@ -121,6 +167,15 @@ where
 }
 
 impl ImageConfig {
+    /// Reads the config of an image.
+    ///
+    /// # Errors
+    /// What is wrong with it, fit to be told.
+    pub(super) fn read(config: &[u8]) -> Result<Self, String> {
+        check_values(config)?;
+        serde_json::from_slice(config).map_err(|error| readable(&error.to_string()))
+    }
+
     /// The platform, or none if the config names no operating system or no architecture.
     pub fn platform(&self) -> Option<Platform> {
         let named = !self.os.is_empty() && !self.architecture.is_empty();
@@ -157,11 +212,14 @@ impl Descriptor {
         (self.runnable_platform(), version.filter(|version| !version.is_empty()), features)
     }
 
-    /// The platform in words for people, with what else tells two entries apart.
+    /// The platform in words for people, with what else tells two entries apart; not all of it, if it is long.
     pub(crate) fn platform_in_words(&self) -> String {
         let Some(platform) = self.runnable_platform() else { return "unknown".to_owned() };
         let details = self.platform.iter().flat_map(|p| p.os_version.iter().chain(&p.os_features));
-        details.fold(platform.to_string(), |words, detail| format!("{words} {detail}"))
+        // Servers write what they like there.
+        readable(
+            &details.take(MOST_TOLD).fold(platform.to_string(), |words, detail| format!("{words} {detail}")),
+        )
     }
 }
 
@@ -178,6 +236,39 @@ mod tests {
                 "annotations":{{"{REFERENCE_TYPE}":"attestation-manifest","{REFERENCE_DIGEST}":"{digest}"}}}}"#
         );
         serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn an_index_of_too_many_entries_is_refused_before_they_are_read() {
+        let of = |count: usize| format!(r#"{{"manifests":[{}]}}"#, vec!["{}"; count].join(","));
+        assert_eq!(Listing::read(of(MOST_ENTRIES).as_bytes()).unwrap().unreadable.len(), MOST_ENTRIES);
+        let error = Listing::read(of(MOST_ENTRIES + 1).as_bytes()).unwrap_err();
+        assert!(error.starts_with("it lists more than 1000 entries"), "{error}");
+        let flood = of(1_400_000);
+        assert_eq!(Listing::read(flood.as_bytes()).unwrap_err(), "it has 2800002 values; 65536 is the most");
+        let deep = format!(r#"{{"manifests":[{{"platform":{{"x":[{}0]}}}}]}}"#, "0,".repeat(2_000_000));
+        assert!(Listing::read(deep.as_bytes()).is_err());
+        assert!(Listing::read(br#"{"manifests":null}"#).unwrap().entries.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_shortly_and_on_one_line() {
+        let long = "x\\n\\u001b".repeat(100_000);
+        let index = format!(r#"{{"manifests":[{{"digest":"{long}","size":"{long}"}}]}}"#);
+        let told = Listing::read(index.as_bytes()).unwrap().unreadable.remove(0);
+        assert!(told.len() < 600 && !told.contains(char::is_control), "{told}");
+        assert!(ImageConfig::read(br#"{"os":["x"]}"#).unwrap_err().contains("invalid type"));
+        assert!(
+            ImageConfig::read(format!(r#"{{"config":[{}0]}}"#, "0,".repeat(100_000)).as_bytes()).is_err()
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_platforms_is_cut() {
+        let platforms: Vec<String> = (0..30).map(|number| format!("linux/x{number}")).collect();
+        assert!(listed(&platforms).ends_with("linux/x23 and 6 more"), "{}", listed(&platforms));
+        assert!(listed(&platforms[..24]).ends_with(", linux/x23"));
+        assert_eq!(listed(&[]), "no images");
     }
 
     #[test]
@@ -204,5 +295,8 @@ mod tests {
             r#"{"os":"windows","architecture":"amd64","os.version":"10.0.17763.1","os.features":["win32k"]}"#,
         );
         assert_eq!(entry.platform_in_words(), "windows/amd64 10.0.17763.1 win32k");
+        let long =
+            format!(r#"{{"os":"linux","architecture":"amd64","os.version":"{}\\n"}}"#, "9".repeat(100_000));
+        assert_eq!(self::entry(&long).platform_in_words().len(), 200);
     }
 }

@@ -18,6 +18,8 @@ mod referrers;
 mod resolve;
 
 pub use bases::{BaseImageError, check_base_images};
+#[cfg(test)]
+pub(crate) use binary::MOST_MEMORY;
 pub(crate) use binary::inspect_layers;
 pub use binary::{Machine, Program, ProgramFinding, inspect_program};
 pub use compose::{
@@ -31,4 +33,4 @@ pub use manifest::{ExecutionParameters, ImageConfig, ImageManifest, Index};
 pub use program::inspect_program_of;
 pub use publish::{PublishError, TagChange, TagPolicy, Tags, by_repository, publish, publish_with_images};
 pub use referrers::{Followed, Referrers, copy_referrers};
-pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, resolve};
+pub use resolve::{PlatformCheck, ResolveError, ResolvedImage, copy_image, resolve};

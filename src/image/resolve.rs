@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::find::{Found, find};
-use super::manifest::{ImageConfig, ImageManifest};
+use super::find::{Choice, Chosen, Found, check_entries, choose, fetch};
+use super::manifest::{ImageConfig, ImageManifest, listed};
 use crate::api::Enforcement;
 use crate::platform::Platform;
 use crate::registry::{
-    Descriptor, DescriptorPlatform, Error, LARGEST_MANIFEST, Manifest, Reference, Repository, Session,
+    Descriptor, DescriptorPlatform, Error, LARGEST_MANIFEST, Manifest, Operation, Reference, Repository,
+    Session, readable,
 };
 
 /// What is done about an image whose config names another platform than the declared one.
@@ -41,8 +42,8 @@ pub struct ResolvedImage {
     pub source: Descriptor,
     /// The image, with the platform and the annotations for its entry in an index.
     pub image: Manifest,
-    /// Its attestations, with the annotations that say so.
-    pub attestations: Vec<Manifest>,
+    /// Its attestations, with the annotations that say so. Their manifests are fetched when they are copied.
+    pub attestations: Vec<Descriptor>,
     /// What people should know, though the image is usable.
     pub warnings: Vec<String>,
 }
@@ -50,13 +51,7 @@ pub struct ResolvedImage {
 impl ResolvedImage {
     /// The entries of an index for this image: itself, then its attestations.
     pub fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
-        std::iter::once(&self.image.descriptor)
-            .chain(self.attestations.iter().map(|manifest| &manifest.descriptor))
-    }
-
-    /// Everything that must be in the repository of the index.
-    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
-        std::iter::once(&self.image).chain(&self.attestations)
+        std::iter::once(&self.image.descriptor).chain(&self.attestations)
     }
 }
 
@@ -77,7 +72,7 @@ pub enum ResolveError {
         available: Vec<String>,
     },
     /// The index has several images for the platform.
-    #[error("{reference}: {} images for {platform}: {}; name one of them by its digest", candidates.len(), candidates.join(", "))]
+    #[error("{reference}: {} images for {platform}: {}; name one of them by its digest", candidates.len(), listed(candidates))]
     Ambiguous {
         /// The index.
         reference: Box<Reference>,
@@ -87,7 +82,10 @@ pub enum ResolveError {
         candidates: Vec<String>,
     },
     /// The image's config names another platform.
-    #[error("{reference}: the image is for {found}, not for {declared} (its config {config} says so)")]
+    #[error(
+        "{reference}: the image is for {}, not for {declared} (its config {config} says so)",
+        readable(&found.to_string())
+    )]
     PlatformMismatch {
         /// The image.
         reference: Box<Reference>,
@@ -108,10 +106,6 @@ pub enum ResolveError {
     },
 }
 
-fn listed(available: &[String]) -> String {
-    if available.is_empty() { "no images".to_owned() } else { available.join(", ") }
-}
-
 /// Finds the image for `platform` at `reference`, reads it and verifies that it is what it says.
 ///
 /// Of an index, the one entry for the platform, with its attestations; an index within the index is looked into
@@ -126,10 +120,55 @@ pub async fn resolve(
     platform: &Platform,
     check: PlatformCheck,
 ) -> Result<ResolvedImage, ResolveError> {
-    let (found, left_out) = find(session, reference, platform).await?;
-    let mut image = verify(session, found, check).await?;
+    let Choice { source, image, about, left_out } = choose(session, reference, platform).await?;
+    let verified = async {
+        let image = match image {
+            Chosen::Alone(image) => image,
+            Chosen::Entry(entry) => fetch(session, reference, entry).await?,
+        };
+        let operation = Operation::new(reference, "keeping the manifest");
+        let image = Manifest { bytes: session.client().keep(&operation, &image.bytes)?, ..image };
+        let (reference, declared) = (reference.clone(), Some(platform.clone()));
+        verify(session, Found { reference, declared, source, image, attestations: Vec::new() }, check).await
+    };
+    let (mut image, attestations) = futures::try_join!(verified, attested(session, reference, about))?;
+    image.attestations = attestations;
+    check_entries(reference, image.descriptors())?;
     image.warnings.extend(left_out);
     Ok(image)
+}
+
+/// The attestations, once each was there. They may be large, so none is kept.
+async fn attested(
+    session: &Session,
+    reference: &Reference,
+    about: Vec<Descriptor>,
+) -> Result<Vec<Descriptor>, ResolveError> {
+    let mut attestations = Vec::new();
+    for entry in about {
+        attestations.push(fetch(session, reference, entry).await?.descriptor);
+    }
+    Ok(attestations)
+}
+
+/// Brings an image and its attestations from one repository to another: see [`Session::copy`].
+///
+/// # Errors
+/// If the source cannot be read, or the target cannot be written.
+pub async fn copy_image(
+    session: &Session,
+    source: &Repository,
+    target: &Repository,
+    image: &ResolvedImage,
+) -> Result<(), Error> {
+    session.copy(source, target, &image.image).await?;
+    for descriptor in &image.attestations {
+        let reference = source.with_digest(&descriptor.digest);
+        let bytes = session.get_manifest(&reference).await?.bytes;
+        let bytes = session.client().keep(&Operation::new(&reference, "copying the attestation"), &bytes)?;
+        session.copy(source, target, &Manifest { descriptor: descriptor.clone(), bytes }).await?;
+    }
+    Ok(())
 }
 
 /// Reads the config of what was found and holds it against the platform. Without a declared one, the config's own
@@ -145,7 +184,10 @@ pub(super) async fn verify(
         true => read_config(session, &reference, &descriptor).await?,
         // Of another kind, such as Wasm's: what it runs on is declared, and nobody asks the config.
         false if check == PlatformCheck::Off && declared.is_some() => ImageConfig::default(),
-        false => return Err(not_an_image(&reference, format!("its config is {}", descriptor.media_type))),
+        false => {
+            let media_type = readable(descriptor.media_type.as_str());
+            return Err(not_an_image(&reference, format!("its config is {media_type}")));
+        }
     };
     let config = (config, descriptor.digest.to_string());
     let platform = match declared.or_else(|| config.0.platform()) {
@@ -153,14 +195,18 @@ pub(super) async fn verify(
         None => return Err(not_an_image(&reference, "its config names no os and architecture".to_owned())),
     };
     let warnings = check_platform(&reference, &platform, &config, check)?;
+    let attestations = attestations.into_iter().map(|manifest| manifest.descriptor).collect();
     image.descriptor.platform = Some(published_platform(&platform, &image.descriptor, &config.0));
     Ok(ResolvedImage { repository: reference.repository().clone(), source, image, attestations, warnings })
 }
 
 fn config_of(reference: &Reference, image: &Manifest) -> Result<Descriptor, ResolveError> {
-    let manifest: ImageManifest = serde_json::from_slice(&image.bytes)
-        .map_err(|error| not_an_image(reference, format!("its manifest cannot be read: {error}")))?;
-    Ok(manifest.config)
+    let manifest: ImageManifest = serde_json::from_slice(&image.bytes).map_err(|error| {
+        let error = readable(&error.to_string());
+        not_an_image(reference, format!("its manifest cannot be read: {error}"))
+    })?;
+    let Descriptor { media_type, digest, size, .. } = manifest.config;
+    Ok(Descriptor::new(media_type, digest, size))
 }
 
 async fn read_config(
@@ -169,7 +215,7 @@ async fn read_config(
     config: &Descriptor,
 ) -> Result<ImageConfig, ResolveError> {
     let bytes = session.get_blob_bytes(reference.repository(), config, LARGEST_MANIFEST).await?;
-    serde_json::from_slice(&bytes)
+    ImageConfig::read(&bytes)
         .map_err(|error| not_an_image(reference, format!("its config cannot be read: {error}")))
 }
 

@@ -14,7 +14,10 @@ use super::error::{Error, Kind, Operation};
 use super::scope::Scopes;
 use super::session::{Request, Session};
 use super::token::{Token, TokenAnswer, TokenKey};
-use super::transport::{Message, SMALL_ANSWER};
+use super::transport::{LARGEST_WORDS, Message};
+
+/// What is done where somebody waits for a token.
+const ASKING: &str = "asking for a token";
 
 /// An `Authorization` header, and the cached token behind it.
 pub(super) struct Authorization {
@@ -60,8 +63,8 @@ impl Session {
                     scopes: scopes.and(scope.as_deref().unwrap_or_default()),
                 };
                 let with_token = async |key: TokenKey| {
-                    let token =
-                        self.client().tokens().get(&key, self.token(request, &key, credential)).await?;
+                    let token = self.client().tokens().get(&key, self.token(request, &key, credential)).await;
+                    let token = token.map_err(|error| error.at(&operation.step(ASKING)))?;
                     Ok(Some(Authorization { header: bearer(operation, &token)?, token: Some((key, token)) }))
                 };
                 let foreseen = self.scopes(request);
@@ -119,7 +122,7 @@ impl Session {
         key: &TokenKey,
         credential: Option<&Credential>,
     ) -> Result<Token, Error> {
-        let operation = request.operation.step("asking for a token");
+        let operation = request.operation.step(ASKING);
         let malformed = |cause: &str| operation.error(Kind::Malformed, cause);
         let realm: Url =
             key.realm.parse().map_err(|_| malformed("the registry's token realm is no address"))?;
@@ -144,12 +147,11 @@ impl Session {
         };
         let body = self
             .client()
-            .read(&operation, self.client().success(&operation, response).await?, SMALL_ANSWER)
+            .read(&operation, self.client().success(&operation, response).await?, LARGEST_WORDS)
             .await?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
-        answer
-            .and_then(|answer| answer.into_token(asked))
-            .ok_or_else(|| malformed("the token server's answer has no token"))
+        let token = answer.ok_or("the token server's answer has no token").and_then(|a| a.into_token(asked));
+        token.map_err(malformed)
     }
 
     async fn ask(
@@ -166,8 +168,7 @@ impl Session {
             query.extend_pairs(key.scopes.texts().map(|scope| ("scope", scope)));
         }
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        let message =
-            Message { method: Method::GET, url, headers, authorization, body: None, progress: None };
+        let message = Message { headers, authorization, awaited: self.is_awaited(), ..Message::get(url) };
         self.client().send(operation, message).await
     }
 
@@ -200,6 +201,7 @@ impl Session {
             authorization: None,
             body: Some(form.into()),
             progress: None,
+            awaited: self.is_awaited(),
         };
         self.client().send(operation, message).await
     }

@@ -51,6 +51,8 @@ pub struct RepositoryBlobs {
     repository: Repository,
     /// Whether some mirror has given bytes that were no use, so that the registry itself is asked from then on.
     doubted: Arc<AtomicBool>,
+    /// Of the source of an upload: whether it was opened before, so that the upload may have its turn by now.
+    opened: Option<Arc<AtomicBool>>,
 }
 
 impl BlobStore for RepositoryBlobs {
@@ -59,7 +61,10 @@ impl BlobStore for RepositoryBlobs {
     }
 
     fn open(&self, blob: &Descriptor, offset: u64) -> BoxFuture<'static, Result<ByteStream, Error>> {
-        let (this, digest) = (self.clone(), blob.digest.clone());
+        let (mut this, digest) = (self.clone(), blob.digest.clone());
+        if this.opened.as_ref().is_some_and(|opened| opened.swap(true, Ordering::Relaxed)) {
+            this.session = this.session.awaited();
+        }
         async move {
             let read = |session: Session, repository| {
                 let digest = &digest;
@@ -131,7 +136,13 @@ impl Session {
 
     /// The blobs of a repository, to be read.
     pub fn blobs_of(&self, repository: &Repository) -> RepositoryBlobs {
-        RepositoryBlobs { session: self.clone(), repository: repository.clone(), doubted: Arc::default() }
+        let (session, repository) = (self.clone(), repository.clone());
+        RepositoryBlobs { session, repository, doubted: Arc::default(), opened: None }
+    }
+
+    /// The same for one of them that is uploaded elsewhere.
+    pub(super) fn source_of_upload(&self, repository: &Repository) -> RepositoryBlobs {
+        RepositoryBlobs { opened: Some(Arc::default()), ..self.blobs_of(repository) }
     }
 
     /// The verified bytes of a blob that is not larger than `limit` bytes.
@@ -189,7 +200,7 @@ impl Session {
             Mount::Upload(upload) => Some(upload),
             Mount::Refused => None,
         };
-        self.deliver(target, blob, Arc::new(self.blobs_of(source)), opened).await
+        self.deliver(target, blob, Arc::new(self.source_of_upload(source)), opened).await
     }
 
     /// Brings a blob into a repository, from `store` if it is not there yet.

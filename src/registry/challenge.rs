@@ -2,6 +2,9 @@
 
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
+/// The longest text of a challenge that is believed, in bytes: it is remembered for as long as the token.
+const LONGEST_TEXT: usize = 2048;
+
 /// How a registry wants to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Challenge {
@@ -64,7 +67,8 @@ impl Offer {
     }
 
     fn parameter(&self, name: &str) -> Option<String> {
-        self.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        let found = self.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.clone()).filter(|value| value.len() <= LONGEST_TEXT)
     }
 }
 
@@ -163,5 +167,6 @@ mod tests {
         for value in ["", "Negotiate", "Bearer", r#"Bearer service="s""#, "=,=,=", "\"", r#"Bearer realm"#] {
             assert_eq!(challenge(&[value]), None, "{value}");
         }
+        assert_eq!(challenge(&[&format!("Bearer realm=https://a/{}", "t".repeat(LONGEST_TEXT))]), None);
     }
 }

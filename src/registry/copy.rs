@@ -172,7 +172,7 @@ impl Transfer {
             .map(|Pending { source, blob, opened }| {
                 let (session, target) = (&session, &target);
                 async move {
-                    let store = Arc::new(session.blobs_of(&source));
+                    let store = Arc::new(session.source_of_upload(&source));
                     let delivery = session.deliver(target, &blob, store, opened).await?;
                     Ok::<_, Error>((blob.size, delivery))
                 }

@@ -14,6 +14,9 @@ use crate::network::HostDenied;
 /// The longest message of a registry that is repeated, in characters.
 const LONGEST_MESSAGE: usize = 200;
 
+/// The longest cause that is told, in characters.
+const LONGEST_CAUSE: usize = 1000;
+
 /// How errors of the way through a proxy begin in hyper-util.
 const TUNNEL: &str = "tunnel error: ";
 /// What is said of connections that the other side has ended without a word.
@@ -91,6 +94,12 @@ impl Error {
         self
     }
 
+    /// The same failure of somebody else, who has done the same for another place.
+    pub(crate) fn at(mut self, operation: &Operation) -> Self {
+        (self.0.place, self.0.operation) = (operation.place.clone(), operation.name);
+        self
+    }
+
     pub(crate) fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
         self.0.retry_after = retry_after;
         self
@@ -141,7 +150,7 @@ impl Operation {
             kind,
             place: self.place.clone(),
             operation: self.name,
-            cause: cause.into(),
+            cause: one_line(&cause.into()),
             answer: None,
             retry_after: None,
             transient: matches!(kind, Kind::RateLimited | Kind::Unavailable),
@@ -225,11 +234,22 @@ fn classify(status: StatusCode, code: &str) -> (Kind, &'static str) {
     }
 }
 
+/// A cause of our own in which something of others may stand.
+fn one_line(cause: &str) -> String {
+    let shown = |c: char| if is_shown(c) { c } else { ' ' };
+    cause.chars().take(LONGEST_CAUSE).map(shown).collect()
+}
+
+/// Whether a letter neither commands a terminal nor turns round what follows (Unicode Standard Annex #9).
+fn is_shown(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// What others wrote, fit for one line of ours: no control characters, no query strings (they may be signed),
 /// no credentials, and not too long.
 pub(crate) fn readable(text: &str) -> String {
     let mut secret = false;
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let words = text.split(|c: char| c.is_whitespace() || !is_shown(c)).filter(|word| !word.is_empty());
     let words: Vec<&str> = words
         .map(|word| {
             let hidden = std::mem::replace(
@@ -329,5 +349,9 @@ mod tests {
     #[test]
     fn a_long_message_is_cut() {
         assert_eq!(readable(&"é".repeat(5000)).chars().count(), LONGEST_MESSAGE);
+        assert_eq!(readable("a\u{202e}b\u{1b}[2Jc"), "a b [2Jc");
+        let cause = format!("{}\nforged", "x".repeat(995));
+        let error = Operation::new("a.io/web", "testing").error(Kind::Malformed, cause);
+        assert_eq!(error.to_string(), format!("a.io/web: {} forg (testing)", "x".repeat(995)));
     }
 }

@@ -34,7 +34,8 @@ enum SeveralTags {
 impl HostState {
     /// Nothing is known yet, but how many requests at once the settings allow.
     pub(crate) fn allowing(most: Option<NonZeroUsize>) -> Self {
-        let senders = most.map_or(MOST_SENDERS, |most| most.get().min(MOST_SENDERS));
+        // Half are left to what takes less time.
+        let senders = most.map_or(MOST_SENDERS, |most| most.get().div_ceil(2).min(MOST_SENDERS));
         Self {
             challenge: Mutex::default(),
             part: AtomicU64::default(),

@@ -56,7 +56,7 @@ impl Limit {
         turn
     }
 
-    /// A turn that is not waited for and not counted, for what is bounded elsewhere.
+    /// A turn that is not waited for and not counted, for what somebody waits for who has a turn.
     pub(crate) fn pass(&self) -> Turn<'_> {
         let halvings = self.state.lock().unwrap_or_else(PoisonError::into_inner).halvings;
         Turn { limit: self, permit: None, halvings }

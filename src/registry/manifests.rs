@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::descriptor::{Descriptor, MediaType};
 use super::digest::Digest;
 use super::error::{Error, Kind, Operation};
+use super::memory::check_values;
 use super::reference::{Reference, Repository};
 use super::scope::Scopes;
 use super::session::{Content, Request, Session};
@@ -273,6 +274,7 @@ struct Outline {
 /// is an index, since one that is read both ways lets two programs run two images (CVE-2021-41190).
 pub(crate) fn media_type(bytes: &[u8], content_type: Option<MediaType>) -> Result<MediaType, (Kind, String)> {
     let malformed = |cause: &str| (Kind::Malformed, cause.to_owned());
+    check_values(bytes).map_err(|cause| (Kind::TooLarge, format!("the manifest is too large: {cause}")))?;
     let outline: Outline =
         serde_json::from_slice(bytes).map_err(|_| malformed("the manifest is not a JSON object"))?;
     if outline.schema_version.as_ref().is_some_and(|version| version == 1) {

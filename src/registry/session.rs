@@ -34,6 +34,8 @@ pub struct Session {
     retry: Retry,
     /// Whether mirrors are asked for what is read.
     mirrored: bool,
+    /// Whether a request that has its turn at a registry waits for those of this session.
+    awaited: bool,
     /// What else the tokens of some repositories are asked for, so that one serves all that is to come.
     pub(super) foreseen: Arc<HashMap<Repository, Scopes>>,
     /// Where that was refused.
@@ -122,7 +124,7 @@ impl Session {
         let retry = client.retry().clone();
         let observer = client.observer().clone();
         let (good, foreseen, narrow) = Default::default();
-        Self { client, keyring, good, retry, mirrored: true, foreseen, narrow, observer }
+        Self { client, keyring, good, retry, mirrored: true, awaited: false, foreseen, narrow, observer }
     }
 
     /// The same session, for who has to know what the registry itself has.
@@ -133,6 +135,16 @@ impl Session {
     /// Whether mirrors may be asked for what `repository` has: not where this session writes.
     pub(crate) fn may_use_mirrors(&self, repository: &Repository) -> bool {
         self.mirrored && !self.writes_to(repository)
+    }
+
+    /// The same session for what an upload needs while it has its turn: waiting for another could take for ever.
+    pub(super) fn awaited(&self) -> Self {
+        Self { awaited: true, ..self.clone() }
+    }
+
+    /// Whether an upload waits for what is asked.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited
     }
 
     /// The same session for what may fail.
@@ -319,6 +331,7 @@ impl Session {
             authorization: authorization.map(|authorization| authorization.header.clone()),
             body: request.content.take(),
             progress: request.content.progress(),
+            awaited: self.awaited,
         };
         self.client.send(&request.operation, message).await
     }

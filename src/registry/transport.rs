@@ -17,6 +17,7 @@ use super::credentials::Keyring;
 use super::error::{Error, Kind, Operation};
 use super::host_state::HostState;
 use super::http::HttpClients;
+use super::memory::{Memory, PATIENCE, SMALL_ANSWER};
 use super::retry::Retry;
 use super::session::{Observer, Session};
 use super::settings::Settings;
@@ -25,8 +26,8 @@ use super::token::TokenCache;
 use crate::network::Access;
 use crate::telemetry;
 
-/// The largest token answer or error answer that is read, in bytes.
-pub(crate) const SMALL_ANSWER: u64 = 1024 * 1024;
+/// The largest answer that grants a token or refuses something, in bytes.
+pub(crate) const LARGEST_WORDS: u64 = 64 * 1024;
 /// The slowest that an answer may come for longer than silence is put up with, in bytes a second.
 const SLOWEST: u64 = 1024;
 /// How many redirects of one request are followed.
@@ -49,6 +50,7 @@ struct Shared {
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
     background: TaskTracker,
     uploads: SingleFlight,
+    memory: Memory,
     turns: Semaphore,
     requests: AtomicU64,
     observer: Arc<dyn Observer>,
@@ -63,13 +65,15 @@ pub(crate) struct Message {
     pub(crate) body: Option<Body>,
     /// Told of every piece of a streamed body that is taken; none if the body is sent at once.
     pub(crate) progress: Option<Arc<Notify>>,
+    /// Whether a request that has its turn waits for this one.
+    pub(crate) awaited: bool,
 }
 
 impl Message {
     /// A question that says nothing of who asks.
     pub(crate) fn get(url: Url) -> Self {
         let (method, headers) = (Method::GET, HeaderMap::new());
-        Self { method, url, headers, authorization: None, body: None, progress: None }
+        Self { method, url, headers, authorization: None, body: None, progress: None, awaited: false }
     }
 }
 
@@ -100,6 +104,7 @@ impl Client {
             hosts: Mutex::default(),
             background: TaskTracker::new(),
             uploads: SingleFlight::default(),
+            memory: Memory::default(),
             turns: Semaphore::new(MOST_SENDERS),
             requests: AtomicU64::default(),
             observer,
@@ -180,7 +185,7 @@ impl Client {
 
     /// Sends a message. `GET` and `HEAD` follow redirects, to another origin without authorisation.
     pub(crate) async fn send(&self, operation: &Operation, message: Message) -> Result<Response, Error> {
-        let Message { method, mut url, headers, mut authorization, mut body, progress } = message;
+        let Message { method, mut url, headers, mut authorization, mut body, progress, awaited } = message;
         let is_stream = progress.is_some();
         let limit = if is_stream { self.0.upload_timeout } else { self.0.read_timeout };
         let progress = progress.unwrap_or_default();
@@ -203,9 +208,8 @@ impl Client {
                 request = request.body(body);
             }
             let host = self.host(&authority(&url));
-            // A stream has waited for its turn to send, and may need the host once more before it ends: for the rest of
-            // its source.
-            let turn = match is_stream {
+            // What an upload needs before it ends, the rest of its source, must not wait for the end of the upload.
+            let turn = match awaited {
                 true => host.limit().pass(),
                 false => host.limit().enter().await,
             };
@@ -282,18 +286,59 @@ impl Client {
     ) -> Result<Bytes, Error> {
         let too_large =
             || operation.error(Kind::TooLarge, format!("the answer is larger than {limit} bytes"));
-        if response.content_length().is_some_and(|length| length > limit) {
+        let length = response.content_length();
+        if length.is_some_and(|length| length > limit) {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
         let mut pace = Pace::default();
         while let Some(chunk) = self.chunk(operation, &mut response, &mut pace).await? {
-            if (body.len() + chunk.len()) as u64 > limit {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 > limit {
                 return Err(too_large());
             }
-            body.extend_from_slice(&chunk);
+            if body.len() as u64 > SMALL_ANSWER {
+                return self.read_large(operation, response, (body, length.unwrap_or(limit), limit)).await;
+            }
         }
         Ok(body.freeze())
+    }
+
+    /// The rest of a body that is too large to be read whenever somebody wants it, with as many bytes as are expected
+    /// and the most that there may be.
+    async fn read_large(
+        &self,
+        operation: &Operation,
+        mut response: Response,
+        (mut body, expected, limit): (BytesMut, u64, u64),
+    ) -> Result<Bytes, Error> {
+        let host = authority(response.url());
+        let late = |_| operation.silence(&host);
+        let room = self.0.memory.room(expected);
+        let _room = tokio::time::timeout(PATIENCE, room).await.map_err(late)?;
+        // What grows by itself takes twice the memory.
+        body.reserve(usize::try_from(expected).unwrap_or_default().saturating_sub(body.len()));
+        let rest = async {
+            let mut pace = Pace::default();
+            while let Some(chunk) = self.chunk(operation, &mut response, &mut pace).await? {
+                if (body.len() + chunk.len()) as u64 > limit {
+                    let cause = format!("the answer is larger than {limit} bytes");
+                    return Err(operation.error(Kind::TooLarge, cause));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        };
+        tokio::time::timeout(PATIENCE, rest).await.map_err(late)?
+    }
+
+    /// The same bytes of a manifest, for who keeps them while he waits for something else: of large ones there are
+    /// never more than there is room for.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] if there is none now.
+    pub(crate) fn keep(&self, operation: &Operation, bytes: &Bytes) -> Result<Bytes, Error> {
+        self.0.memory.keep(operation, bytes)
     }
 
     /// The answer if it is a success, else what the registry has to say about it.
@@ -311,7 +356,7 @@ impl Client {
         let retry_after = retry_after(response.headers(), SystemTime::now());
         let lacks_scope = Challenge::is_insufficient_scope(response.headers());
         // What cannot be read of an error answer is not worth another error.
-        let body = self.read(operation, response, SMALL_ANSWER).await.unwrap_or_default();
+        let body = self.read(operation, response, LARGEST_WORDS).await.unwrap_or_default();
         match status {
             // A good token that may not do this; 403 by another name.
             StatusCode::UNAUTHORIZED if lacks_scope => {

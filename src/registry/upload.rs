@@ -74,6 +74,9 @@ impl Upload {
             if let Some(cause) = body.take_failure() {
                 return Err(cause);
             }
+            if error.kind() == Kind::NotFound {
+                return Err(self.gone());
+            }
             fruitless += 1;
             if !error.is_transient() || fruitless > MOST_FRUITLESS {
                 return Err(error);
@@ -89,6 +92,15 @@ impl Upload {
                 }
             }
         }
+    }
+
+    /// Registries forget uploads: after a restart, or where the turn to send came late. There is nothing to cancel then, and
+    /// a new one will do.
+    fn gone(&mut self) -> Error {
+        self.finished = true;
+        let operation = Operation::new(blob_name(&self.target, &self.digest), "uploading the blob");
+        operation
+            .error(Kind::Unavailable, "the registry does not know the upload any more that it has opened")
     }
 
     /// One request: everything, the next part, or the end. The result is how much the registry has then.

@@ -38,6 +38,9 @@ use search::{Outcome, Search};
 const LARGEST_LAYER: u64 = 8 * 1024 * 1024 * 1024;
 /// How many bytes are unpacked of an image: a minute's work.
 const MOST_UNPACKED: u64 = 16 * 1024 * 1024 * 1024;
+/// How many bytes of memory that takes at most: what is remembered of the layers, and as much again for zstd.
+#[cfg(test)]
+pub(crate) const MOST_MEMORY: u64 = 128_000_000;
 /// How many pieces of a layer are fetched ahead of their unpacking.
 const AHEAD: usize = 4;
 /// The longest text of an image that is repeated, in characters.
