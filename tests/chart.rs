@@ -39,6 +39,9 @@ fn chart_image_and_operator_have_one_version_and_one_builder() {
     for used in [&image, BuilderSettings::IMAGE, values["emulation"]["image"].as_str().expect("an image")] {
         assert!(images.contains(used), "{used} is not among the images that Artifact Hub is told");
     }
+    for installs in ["config/operator/operator.yaml", "examples/demo/lib/cluster.sh", "README.md"] {
+        assert!(read(installs).contains(BuilderSettings::IMAGE), "{installs} has another builder");
+    }
     for annotation in ["artifacthub.io/crdsExamples", "artifacthub.io/links", "artifacthub.io/crds"] {
         let text = chart["annotations"][annotation].as_str().expect("text");
         serde_saphyr::from_str::<Value>(text).unwrap_or_else(|error| panic!("{annotation}: {error}"));

@@ -6,6 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 
+use multiarch::build::BuilderSettings;
 use serde_json::{Value, json};
 use support::examples::{files, kubectl, kubectl_ok, versions, with, write, yaml_blocks};
 use support::flux::{Flux, git_repository, kustomization};
@@ -65,10 +66,8 @@ async fn the_repository_for_flux_brings_the_operator_then_the_image_then_the_app
         world.namespace,
         world.rig.plain_http()
     );
-    let changes = [
-        ("multiarch-system", system.as_str()),
-        ("- --builder-image=docker.io/moby/buildkit:v0.33.0-rootless", &arguments),
-    ];
+    let builder = format!("- --builder-image={}", BuilderSettings::IMAGE);
+    let changes = [("multiarch-system", system.as_str()), (builder.as_str(), &arguments)];
     write(&operator.path("config/default"), &with(files("config/default"), &changes[..1]));
     write(&operator.path("config/operator"), &with(files("config/operator"), &changes));
     write(&operator.path("crds"), &files("crds"));

@@ -18,15 +18,19 @@ lay_out_context() {
   case "$CONTEXT_KIND" in configmap | inline) ;; *) return 0 ;; esac
   folder "$files"
   if [ "$CONTEXT_KIND" = inline ]; then
-    printf '%s' "$INLINE_DOCKERFILE" >"$files/Dockerfile"
+    printf '%s' "$INLINE_DOCKERFILE" "${INLINE_DOCKERFILE_2-}" "${INLINE_DOCKERFILE_3-}" >"$files/Dockerfile"
     return
   fi
   # A ConfigMap's files are links, which a build context must not follow: copy what they point at. All platforms
   # build the same content, so what was edited since is refused.
-  printf '%s' "$CONTEXT_FILES" | while read -r _ file; do cp -L "/configmap/$file" "$files/" || true; done
-  if ! (cd "$files" && printf '%s' "$CONTEXT_FILES" | sha256sum -c >/dev/null 2>&1); then
-    fail 69 "the ConfigMap was edited after it was read"
-  fi
+  # shellcheck disable=SC2016 # sh's own arguments
+  find /configmap/ -mindepth 1 -maxdepth 1 ! -name '..*' -exec sh -c 'cp -L "$@" "$0"' "$files" {} + || true
+  [ "$(sum_of_files)" = "$CONTEXT_SUM" ] || fail 69 "the ConfigMap was edited after it was read"
+}
+
+# The checksum of the checksums of all files, in the order of their names.
+sum_of_files() {
+  (cd "$files" && find . -type f | sed 's|^\./||' | sort | xargs -r sha256sum --) | sha256sum | cut -d' ' -f1
 }
 
 # An archive or an image becomes files here, by BuildKit's own means, which know registries, credentials and
@@ -55,6 +59,7 @@ fetch_context() {
 }
 
 explain_fetch() {
+  check_memory "$(explained)"
   if grep -q '^error: .*digest mismatch' "$work/log"; then
     # BuildKit compares the digest of whatever a server answers. Without one to compare it looks at the status.
     mismatch="$CONTEXT_SOURCE: $(last_words | sed 's/.*digest mismatch/digest mismatch/')"
@@ -140,14 +145,33 @@ out_of_memory_kills() {
   case "$own" in /memory*) root=/sys/fs/cgroup/memory ;; esac
   [ ! -d "/sys/fs/cgroup$own" ] || root=/sys/fs/cgroup$own
   find "$root" -name memory.events -o -name memory.oom_control 2>/dev/null |
-    xargs cat 2>/dev/null | awk '$1 == "oom_kill" { kills += $2 } END { print kills + 0 }'
+    xargs cat 2>/dev/null | awk '$1 == "oom_kill" { kills += $2 } END { print kills + 0 }' || true
 }
 
-# Whether a program of the platform was started on a node that does not run it.
+# Whatever fails after a kill is told as the kill. A compiler that is killed ends what has called it with a code of its
+# own, and a builder that is killed leaves buildctl with a connection that has broken off.
+check_memory() {
+  [ "$(out_of_memory_kills)" -le "$kills_before" ] ||
+    fail 71 "$1: killed for want of memory; raise spec.build.pod.resources.limits.memory"
+}
+
+# Steps say of a full disk what they like, if anything.
+check_disk() {
+  [ -n "${STATE-}" ] || return 0
+  full=$(disks_with_less_than 32768 -Pk) || true
+  [ -z "$full" ] || fail 72 "$1: no space left on the disk of $full"
+  full=$(disks_with_less_than 16 -Pi) || true
+  [ -z "$full" ] || fail 72 "$1: no more files fit on the disk of $full"
+}
+
+# Of the disks that a build writes to the first with less than $1 left, by what df counts with the option $2.
+disks_with_less_than() {
+  df "$2" "$STATE" /tmp 2>/dev/null | awk -v least="$1" 'NR > 1 && $2 > 0 && $4 < least && !told++ { print $6 }'
+}
+
+# Whether a program of the platform was started on a node that did not run it when the builder started.
 lacks_emulation() {
   grep -q "exec format error" "$work/log" || return 1
-  # shellcheck disable=SC2086 # none or one argument
-  buildctl $tls debug workers >"$work/workers" 2>/dev/null || return 1
   platforms=$(awk 'NR > 1 { print $2 }' "$work/workers" | tr '\n' ',')
   case ",$platforms" in *",$PLATFORM,"*) return 1 ;; esac
 }
@@ -156,11 +180,10 @@ lacks_emulation() {
 # it may hold 401 or 403 too.
 explain() {
   words=$(explained)
+  check_memory "$words"
   case "$(last_words)" in
   "error: failed to solve: process "*"did not complete successfully"*)
-    # A compiler that is killed ends whatever called it with a code of its own.
-    [ "$(out_of_memory_kills)" -le "$kills_before" ] ||
-      fail 71 "$words: killed for want of memory; raise spec.build.pod.resources.limits.memory"
+    check_disk "$words"
     ! lacks_emulation ||
       fail 76 "$words: the node runs ${platforms%,} and not $PLATFORM; install emulation on it (tonistiigi/binfmt)"
     fail 65 "$words" ;;
@@ -170,6 +193,9 @@ explain() {
   "error: failed to solve: secret "*"not found" | "error: failed to solve: no SSH key"*) fail 65 "$words" ;;
   *"failed to push"*" denied"* | *"failed to push"*"403 Forbidden"*) fail 66 "$words" ;;
   *"failed to push"*"401 Unauthorized"* | *"failed to push"*"insufficient_scope"*) fail 66 "$words" ;;
+  # Registries that make no repositories by themselves, such as ECR. Other requests get 404 when an upload was lost.
+  *"failed to push"*"POST request to "*": 404 Not Found"* | *"failed to push"*"name unknown"*)
+    fail 66 "$words: the repository does not exist; create it in the registry" ;;
   *"429 Too Many Requests"* | *"toomanyrequests"*) fail 84 "$words" ;;
   *"failed to push"* | *": 50"[0-9]" "* | *"i/o timeout"* | *"connection refused"* | *"no such host"*) fail 83 "$words" ;;
   *"failed to read dockerfile: open "* | *"failed to read dockerfile: invalid subdir"*) fail 68 "$words" ;;
@@ -180,6 +206,18 @@ explain() {
   *"failed to resolve source metadata for "*"not found"*) fail 78 "$words" ;;
   esac
   fail 1 "$words"
+}
+
+# Leaves the next build a cache with room in it, and all of it on disk. The build has ended, and waits for neither long.
+leave_cache() {
+  [ -n "${CACHE_MEGABYTES-}" ] && kill -0 "$daemon" 2>/dev/null || return 0
+  timeout -k 5 120 buildctl prune --keep-storage="$CACHE_MEGABYTES" >/dev/null 2>&1 || true
+  kill -TERM "$daemon" 2>/dev/null || true
+  waited=0
+  while [ "$waited" -lt 300 ] && kill -0 "$daemon" 2>/dev/null; do
+    waited=$((waited + 1))
+    sleep 0.1
+  done
 }
 
 main() {
@@ -194,14 +232,14 @@ main() {
   fetch_context
   status=0
   build "$@" || status=$?
-  [ "$status" -ne 0 ] || report
-  if [ -n "${CACHE_MEGABYTES-}" ]; then
-    buildctl prune --keep-storage="$CACHE_MEGABYTES" >/dev/null 2>&1 || true
-    kill -TERM "$daemon" && wait "$daemon" || true
+  # The cause is looked for in what the build has left, before any of it goes.
+  if [ "$status" -eq 0 ]; then
+    report
+  else
+    (check_time && explain) || status=$?
   fi
-  [ "$status" -ne 0 ] || return 0
-  check_time
-  explain
+  leave_cache
+  exit "$status"
 }
 
 # Ending the container's first process ends everything in it.

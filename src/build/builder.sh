@@ -43,6 +43,7 @@ start_builder() {
   fi
   export BUILDKIT_HOST="unix://$work/buildkitd.sock"
   printf '%s' "$BUILDKITD_CONFIG" >"$work/buildkitd.toml"
+  [ -z "${CACHE_MEGABYTES-}" ] || limit_cache
   # Each file's name stands before its certificates.
   printf '%s' "${AUTHORITIES-}" | awk '/^\/context\/authority-/ { file = $0; next } { print >file }'
   # A cache that was made as one user is of no use to another.
@@ -63,6 +64,16 @@ start_builder() {
     fi
     sleep 0.1
   done
+}
+
+# $CACHE_MEGABYTES is what the spec gives the cache. A claim that was made smaller has stayed so, and a volume that is a
+# folder of a large disk is no reason to fill that: the least counts.
+limit_cache() {
+  CACHE_MEGABYTES=$(df -Pk "$STATE" | awk -v given="$CACHE_MEGABYTES" '
+    NR == 2 { has = int($2 * 1024 / 1000000 * 0.8) }
+    END { print (has > 0 && has < given ? has : given) }
+  ')
+  printf '[worker.oci]\n  gc = true\n  maxUsedSpace = %s000000\n' "$CACHE_MEGABYTES" >>"$work/buildkitd.toml"
 }
 
 reach_remote() {

@@ -3,6 +3,21 @@
 
 host_of() { printf '%s' "$1" | sed 's|^\([a-z]*://[^/]*\).*|\1|'; }
 
+# The first of these keys of the Secret that has more than space, and nothing if none has; as the operator reads them,
+# without the line's end that editors and `echo` leave.
+key_of() {
+  for key in "$@"; do
+    if [ -f "/git/$key" ] && grep -q '[^[:space:]]' "/git/$key"; then
+      echo "$key"
+      return
+    fi
+  done
+}
+
+text_of() {
+  awk '{ text = text (NR > 1 ? "\n" : "") $0 } END { sub(/[\r\n]+$/, "", text); printf "%s", text }' "/git/$1"
+}
+
 # Credentials are bound to scheme, host and port: neither another host of a submodule nor one that a server points to
 # gets them. Values go into files only, for arguments and environments are seen by others.
 configure() {
@@ -31,55 +46,54 @@ END
 }
 
 configure_http() {
-  authority=/git/ca.crt
-  [ -f "$authority" ] || authority=/git/caFile
-  if [ -f "$authority" ]; then
+  authority=$(key_of ca.crt caFile)
+  if [ -n "$authority" ]; then
     # Besides the authorities of the system.
-    cat /etc/ssl/certs/ca-certificates.crt "$authority" >"$work/authorities" 2>/dev/null || true
+    cat /etc/ssl/certs/ca-certificates.crt "/git/$authority" >"$work/authorities" 2>/dev/null || true
     printf '[http "%s"]\n\tsslCAInfo = %s\n' "$host" "$work/authorities" >>"$work/config"
   fi
-  [ -f /git/bearerToken ] || [ -f /git/token ] || [ -f /git/password ] || return 0
+  bearer=$(key_of bearerToken)
+  user=$(key_of username)
+  # A password is nobody's without a name; beside an ssh key it is that key's.
+  password=$(key_of token ${user:+password})
+  [ -n "$bearer$password" ] || return 0
   case "$host" in
   http://*) [ -n "${GIT_PLAIN_HTTP-}" ] ||
     fail 81 "$GIT_URL: credentials are not sent where everyone reads them; use https" ;;
   esac
-  if [ -f /git/bearerToken ]; then
+  if [ -n "$bearer" ]; then
     # git sends a header of its own to wherever it is redirected.
-    printf '[http "%s"]\n\tfollowRedirects = false\n\textraHeader = Authorization: Bearer %s\n' \
-      "$host" "$(cat /git/bearerToken)" >>"$work/config"
+    printf '[http "%s"]\n\tfollowRedirects = false\n\textraHeader = "Authorization: Bearer %s"\n' \
+      "$host" "$(text_of bearerToken | sed 's/[\\"]/\\&/g')" >>"$work/config"
     return
   fi
-  cat >"$work/credentials" <<'END'
-#!/bin/sh
-[ "$1" = get ] || exit 0
-username=x-access-token
-[ ! -f /git/username ] || username=$(cat /git/username)
-password=/git/token
-[ -f "$password" ] || password=/git/password
-printf 'username=%s\npassword=%s\n' "$username" "$(cat "$password")"
-END
+  name=x-access-token
+  [ -z "$user" ] || name=$(text_of username)
+  printf 'username=%s\npassword=%s\n' "$name" "$(text_of "$password")" >"$work/answer"
+  printf '#!/bin/sh\n[ "$1" != get ] || cat "%s"\n' "$work/answer" >"$work/credentials"
   chmod 0700 "$work/credentials"
   printf '[credential "%s"]\n\thelper = %s\n' "$host" "$work/credentials" >>"$work/config"
 }
 
 configure_ssh() {
-  key=/git/identity
-  [ -f "$key" ] || key=/git/ssh-privatekey
-  [ -f "$key" ] || fail 81 "the Secret for $GIT_URL has neither identity nor ssh-privatekey"
-  [ -f /git/known_hosts ] || fail 81 "the Secret for $GIT_URL has no known_hosts; ssh-keyscan prints it"
-  # ssh refuses a key that others may read, and one whose last line has no end.
-  { cat "$key"; echo; } >"$work/key"
+  identity=$(key_of identity ssh-privatekey)
+  [ -n "$identity" ] || fail 81 "the Secret for $GIT_URL has neither identity nor ssh-privatekey"
+  [ -n "$(key_of known_hosts)" ] || fail 81 "the Secret for $GIT_URL has no known_hosts; ssh-keyscan prints it"
+  tr -d '\r' </git/known_hosts >"$work/known_hosts"
+  # ssh refuses a key that others may read, one whose last line has no end, and lines that end as on Windows.
+  { text_of "$identity" | tr -d '\r'; echo; } >"$work/key"
   chmod 0400 "$work/key"
   batch=yes
-  if [ -f /git/password ]; then
-    printf '#!/bin/sh\ncat /git/password\n' >"$work/askpass"
+  if [ -n "$(key_of password)" ]; then
+    text_of password >"$work/passphrase"
+    printf '#!/bin/sh\ncat "%s"\n' "$work/passphrase" >"$work/askpass"
     chmod 0700 "$work/askpass"
     export SSH_ASKPASS="$work/askpass" SSH_ASKPASS_REQUIRE=force
     batch=no
   fi
   export GIT_SSH_VARIANT=ssh GIT_SSH_COMMAND="ssh -F /dev/null -i $work/key -o IdentitiesOnly=yes \
 -o IdentityAgent=none -o BatchMode=$batch -o NumberOfPasswordPrompts=1 -o PreferredAuthentications=publickey \
--o StrictHostKeyChecking=yes -o UserKnownHostsFile=/git/known_hosts -o GlobalKnownHostsFile=/dev/null \
+-o StrictHostKeyChecking=yes -o UserKnownHostsFile=$work/known_hosts -o GlobalKnownHostsFile=/dev/null \
 -o ConnectTimeout=30 -o ServerAliveInterval=15"
 }
 
@@ -128,7 +142,10 @@ submodules() {
   [ -f .gitmodules ] || return 0
   echo "fetching submodules"
   run_git submodule update --init --recursive --depth=1 && return
-  # Again without a depth, for servers that do not give single commits.
+  # Again without a depth, for servers that do not give single commits, and without what the first attempt has cloned: a
+  # shallow clone stays one.
+  run_git submodule deinit --force --all || explain "submodules of $GIT_URL"
+  rm -rf .git/modules
   run_git submodule update --init --recursive || explain "submodules of $GIT_URL"
 }
 

@@ -2,38 +2,51 @@
 
 use std::fmt::Write as _;
 
-use super::{BuildRequest, BuilderSettings, BuildkitRegistry, cache};
+use super::{BuilderSettings, BuildkitRegistry};
 
-/// The configuration of the daemon: registries, and how much it may keep.
-pub(super) fn configuration(request: &BuildRequest<'_>, settings: &BuilderSettings) -> String {
+/// What the daemon is told of registries. How much it may keep depends on the volume, which the pod's script looks at.
+pub(super) fn configuration(settings: &BuilderSettings) -> String {
     let mut text = String::new();
-    for (number, registry) in settings.buildkit_registries.iter().enumerate() {
+    let authorities = distinct_authorities(settings);
+    for registry in &settings.buildkit_registries {
         let name = format!("registry.{}", quoted(&registry.host));
+        let certificates = registry.certificate_authority.as_deref();
+        let number = authorities.iter().position(|known| Some(*known) == certificates);
         section(&mut text, &name, &registry_values(number, registry));
-    }
-    if let Some(volume) = request.build.cache.as_ref().and_then(|cache| cache.volume.as_ref()) {
-        let limit = cache::volume_limit(&volume.size).to_string();
-        section(&mut text, "worker.oci", &[("gc", "true".to_owned()), ("maxUsedSpace", limit)]);
     }
     text
 }
 
 /// The certificates of private authorities, those of each after a line with the file that the configuration names.
 pub(super) fn authorities(settings: &BuilderSettings) -> Option<String> {
-    let numbered = settings.buildkit_registries.iter().enumerate();
-    let files = numbered.filter_map(|(number, registry)| {
-        let certificates = registry.certificate_authority.as_deref()?;
-        Some(format!("{}\n{}\n", authority(number), certificates.trim_end()))
-    });
+    let authorities = distinct_authorities(settings).into_iter().enumerate();
+    let files = authorities
+        .map(|(number, certificates)| format!("{}\n{}\n", authority(number), certificates.trim_end()));
     let text: String = files.collect();
     (!text.is_empty()).then_some(text)
+}
+
+/// What several registries have in common once.
+fn distinct_authorities(settings: &BuilderSettings) -> Vec<&str> {
+    let mut distinct = Vec::new();
+    for certificates in
+        settings.buildkit_registries.iter().filter_map(|of| of.certificate_authority.as_deref())
+    {
+        if !distinct.contains(&certificates) {
+            distinct.push(certificates);
+        }
+    }
+    distinct
 }
 
 fn authority(number: usize) -> String {
     format!("/context/authority-{number}.pem")
 }
 
-fn registry_values(number: usize, registry: &BuildkitRegistry) -> Vec<(&'static str, String)> {
+fn registry_values(
+    authority_number: Option<usize>,
+    registry: &BuildkitRegistry,
+) -> Vec<(&'static str, String)> {
     let mut values = Vec::new();
     let mut truth = |name, is_set: bool| values.extend(is_set.then(|| (name, "true".to_owned())));
     truth("http", registry.plain_http);
@@ -42,7 +55,7 @@ fn registry_values(number: usize, registry: &BuildkitRegistry) -> Vec<(&'static 
         let mirrors: Vec<String> = registry.mirrors.iter().map(|mirror| quoted(mirror)).collect();
         values.push(("mirrors", format!("[{}]", mirrors.join(", "))));
     }
-    if registry.certificate_authority.is_some() {
+    if let Some(number) = authority_number {
         values.push(("ca", format!("[{}]", quoted(&authority(number)))));
     }
     values

@@ -5,13 +5,17 @@ use k8s_openapi::api::core::v1::{
     SecretVolumeSource, Volume, VolumeMount,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::pod::Builder;
-use super::{BuildRequest, BuilderSettings, PinnedContext, arguments, cache, daemon};
+use super::{BuildRequest, BuilderSettings, PinnedContext, arguments, cache, daemon, hexadecimal};
 use crate::api::CacheType;
 
 /// Where the daemon keeps what it knows.
 const STATE: &str = "/home/user/.local/share/buildkit";
 const DOCKER_CONFIG: &str = "/registry";
+/// The bytes that one variable is given; Linux takes 128 KiB, its name included.
+pub(super) const VARIABLE_LIMIT: usize = 100_000;
 /// Only its owner reads what a Secret gives.
 const SECRET_MODE: i32 = 0o400;
 
@@ -155,7 +159,7 @@ fn add_builder(
         }
         return;
     }
-    inputs.variable("BUILDKITD_CONFIG", daemon::configuration(request, settings));
+    inputs.variable("BUILDKITD_CONFIG", daemon::configuration(settings));
     if let Some(authorities) = daemon::authorities(settings) {
         inputs.variable("AUTHORITIES", authorities);
     }
@@ -233,15 +237,33 @@ fn add_context(inputs: &mut Inputs, request: &BuildRequest<'_>) {
             }
         }
         PinnedContext::ConfigMap { name, files } => {
+            // As sha256sum tells it, once more summed up: a ConfigMap may have more keys than a variable has room for.
             let sums: String = files.iter().map(|(file, sum)| format!("{sum}  {file}\n")).collect();
-            inputs.variable("CONTEXT_FILES", sums);
+            inputs.variable("CONTEXT_SUM", hexadecimal(&Sha256::digest(sums)));
             let source = ConfigMapVolumeSource { name: name.clone(), ..ConfigMapVolumeSource::default() };
             let volume =
                 Volume { name: "configmap".to_owned(), config_map: Some(source), ..Volume::default() };
             inputs.mount(volume, "/configmap", true);
         }
-        PinnedContext::Inline { dockerfile } => inputs.variable("INLINE_DOCKERFILE", dockerfile),
+        PinnedContext::Inline { dockerfile } => add_dockerfile(inputs, dockerfile),
     }
+}
+
+/// The schema counts characters, of which the longest have four bytes: three variables hold what it admits.
+fn add_dockerfile(inputs: &mut Inputs, dockerfile: &str) {
+    let (first, rest) = split_at_limit(dockerfile);
+    let (second, third) = split_at_limit(rest);
+    inputs.variable("INLINE_DOCKERFILE", first);
+    for (name, part) in [("INLINE_DOCKERFILE_2", second), ("INLINE_DOCKERFILE_3", third)] {
+        if !part.is_empty() {
+            inputs.variable(name, part);
+        }
+    }
+}
+
+/// As much as a variable has room for, and the rest.
+fn split_at_limit(text: &str) -> (&str, &str) {
+    text.split_at(text.floor_char_boundary(VARIABLE_LIMIT))
 }
 
 /// A source policy that puts an archive in the place of the one that the script's Dockerfile adds: a blob of a

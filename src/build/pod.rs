@@ -33,7 +33,7 @@ pub(super) const BUILD_SCRIPT: &str = concat!(
     include_str!("build.sh")
 );
 const CONTEXT: &str = "context";
-const CONTEXT_SCRIPT: &str =
+pub(super) const CONTEXT_SCRIPT: &str =
     concat!(include_str!("common.sh"), include_str!("redact.sh"), include_str!("context.sh"));
 const PROBE: &str = "probe";
 const PROBE_SCRIPT: &str =

@@ -1,8 +1,8 @@
 # Everything that a container prints becomes its pod's log and may become the message of a status. `redact` prints its
 # input without the values of the files that $SECRET_FILES names, each line of them on its own.
 
-# How a value may be printed: as it is, in a URL, and in base64, alone, with the line break that echo adds, or within
-# something longer, where it begins at any of three places of a group.
+# How a value may be printed: as it is, in a URL, in JSON, in hexadecimal digits, and in base64 of either alphabet, alone,
+# with the line break that echo adds, or within something longer, where it begins at any of three places of a group.
 secret_forms() {
   awk '
     BEGIN {
@@ -27,16 +27,44 @@ secret_forms() {
       }
       return out
     }
+    function hexadecimal(text,    out, i) {
+      for (i = 1; i <= length(text); i++) out = out sprintf("%02x", code[substr(text, i, 1)])
+      return out
+    }
+    # Plainly, with slashes as PHP has them, and as Go has what HTML would take for its own.
+    function tell_json(text,    slashes) {
+      gsub(/[\\"]/, "\\\\&", text)
+      gsub(/\t/, "\\t", text)
+      print text
+      slashes = text
+      gsub(/\//, "\\/", slashes)
+      print slashes
+      gsub(/&/, "\\u0026", text)
+      gsub(/</, "\\u003c", text)
+      gsub(/>/, "\\u003e", text)
+      print text
+    }
+    function tell_base64(text) {
+      print text
+      gsub(/\+/, "-", text)
+      gsub(/\//, "_", text)
+      print text
+      sub(/=+$/, "", text)
+      print text
+    }
     function tell(value) {
       if (length(value) < 6) return
       print value
       print escaped(value, "%%%02X")
       print escaped(value, "%%%02x")
-      print base64(value)
-      print base64(value "\n")
-      print whole_groups(value)
-      print whole_groups(substr(value, 2))
-      print whole_groups(substr(value, 3))
+      tell_json(value)
+      print hexadecimal(value)
+      print toupper(hexadecimal(value))
+      tell_base64(base64(value))
+      tell_base64(base64(value "\n"))
+      tell_base64(whole_groups(value))
+      tell_base64(whole_groups(substr(value, 2)))
+      tell_base64(whole_groups(substr(value, 3)))
     }
     { sub(/\r$/, ""); tell($0) }
     # Of NAME=value and of name: value, the value too.
@@ -47,7 +75,7 @@ secret_forms() {
     }
     # Of .netrc, settings.xml, an address with a password and their like: whatever stands alone in them and is long.
     {
-      words = split($0, word, /[ \t"\047=:@<>\/,;{}]+/)
+      words = split($0, word, "[ \t\"\047=:@<>/,;{}]+")
       if (words > 1) for (i = 1; i <= words; i++) if (length(word[i]) >= 8) tell(word[i])
     }
   '
@@ -78,8 +106,7 @@ redact() {
       # With a last line that has no end too.
       { cat "$file"; echo; } | secret_forms
       base64 <"$file"
-      base64 <"$file" | tr -d '\n'
-      echo
+      base64 <"$file" | tr -d '\n' | awk '{ print; gsub(/\+/, "-"); gsub(/\//, "_"); print; sub(/=+$/, ""); print }'
       ;;
     esac
   done | awk 'length($0) >= 6 && !known[$0]++ { print length($0), $0 }' | sort -rn | cut -d' ' -f2- >"$forms"

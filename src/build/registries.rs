@@ -1,7 +1,9 @@
 //! What of the registry settings BuildKit can be told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::inputs::VARIABLE_LIMIT;
 use crate::registry::RegistrySettings;
 
 /// A registry's section of `buildkitd.toml`.
@@ -72,22 +74,28 @@ pub fn buildkit_registries(
     told.retain(|registry| {
         *registry != BuildkitRegistry { host: registry.host.clone(), ..Default::default() }
     });
+    check_size(&told)?;
     Ok((told, warnings))
 }
 
-/// They reach the builder as a variable, of which Linux takes 128 KiB.
-const LARGEST_AUTHORITY: usize = 100_000;
-
 fn read_authority(file: &Path, read: impl Fn(&Path) -> Result<String, String>) -> Result<String, String> {
-    let text = read(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
-    if text.len() > LARGEST_AUTHORITY {
-        let size = text.len();
-        return Err(format!(
-            "{}: {size} bytes of certificates, of which builds can be given {LARGEST_AUTHORITY}; leave out those of the system",
-            file.display()
-        ));
+    read(file).map_err(|problem| format!("{}: {problem}", file.display()))
+}
+
+/// The certificates of all registries reach the builder as one variable, what several have in common once.
+fn check_size(told: &[BuildkitRegistry]) -> Result<(), String> {
+    let distinct: BTreeSet<&str> = told.iter().filter_map(|of| of.certificate_authority.as_deref()).collect();
+    let size: usize = distinct.into_iter().map(str::len).sum();
+    if size <= VARIABLE_LIMIT {
+        return Ok(());
     }
-    Ok(text)
+    let having = told.iter().filter(|registry| registry.certificate_authority.is_some());
+    let hosts: Vec<&str> = having.map(|registry| registry.host.as_str()).collect();
+    Err(format!(
+        "registries: {}: {size} bytes of certificates in all, of which builds can be given {VARIABLE_LIMIT}; leave out \
+         the authorities that every system knows",
+        hosts.join(", ")
+    ))
 }
 
 fn is_pattern(host: &str) -> bool {
@@ -188,5 +196,21 @@ mod tests {
             RegistrySettings { certificate_authority: Some("/tls/ca.crt".into()), ..settings("a.io") };
         let error = buildkit_registries(&[private], &[], |_| Err("cannot be read: no such file".to_owned()));
         assert_eq!(error, Err("/tls/ca.crt: cannot be read: no such file".to_owned()));
+    }
+
+    #[test]
+    fn certificates_that_together_are_too_many_for_a_build_are_refused_and_shared_ones_count_once() {
+        let private = |host: &str, file: &str| RegistrySettings {
+            certificate_authority: Some(file.into()),
+            ..settings(host)
+        };
+        // Each file has its own content.
+        let read = |file: &Path| Ok(file.display().to_string().repeat(80_000 / 2));
+        let told = |registries: &[RegistrySettings]| buildkit_registries(registries, &[], read);
+        assert!(told(&[private("a.io", "/a"), private("b.io", "/a")]).is_ok());
+        let error = told(&[private("a.io", "/a"), settings("b.io"), private("c.io", "/c")]);
+        let words = "registries: a.io, c.io: 160000 bytes of certificates in all, of which builds can be given 100000; \
+                     leave out the authorities that every system knows";
+        assert_eq!(error, Err(words.to_owned()));
     }
 }

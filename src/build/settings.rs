@@ -70,11 +70,18 @@ impl Default for BuilderSettings {
 }
 
 impl BuilderSettings {
-    /// The builder image that is used unless another is named; pinned, so that builds do not change by themselves.
-    pub const IMAGE: &str = "docker.io/moby/buildkit:v0.33.0-rootless";
+    /// The builder image that is used unless another is named; pinned by digest, so that builds do not change by
+    /// themselves.
+    pub const IMAGE: &str = concat!(
+        "docker.io/moby/buildkit:v0.33.0-rootless",
+        "@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef"
+    );
 
-    /// The image that BuildKit's documentation names for SBOMs; the tag moves.
-    pub const SBOM_SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
+    /// The image that BuildKit's documentation names for SBOMs, at the version that its tag `stable-1` had; pinned as well.
+    pub const SBOM_SCANNER: &str = concat!(
+        "docker.io/docker/buildkit-syft-scanner:1.12.0",
+        "@sha256:ae4f3b554449e7e25548e7d8ccc029d17357348e30c6e3df01b92bc93654d6a9"
+    );
 
     /// What builds of a namespace may do. A resource cannot ask for more.
     pub fn profile(&self, namespace: &str) -> Profile {
@@ -106,6 +113,7 @@ impl BuilderSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Reference;
 
     fn particular(
         namespace: &str,
@@ -130,6 +138,14 @@ mod tests {
         assert_eq!(of("team-a-x"), (Profile::Privileged, Some(2)));
         for others in ["team-a", "x-team-a-x", "default", ""] {
             assert_eq!(of(others), (Profile::Rootless, Some(5)), "{others}");
+        }
+    }
+
+    #[test]
+    fn what_runs_unless_another_image_is_named_is_pinned_by_digest() {
+        for image in [BuilderSettings::IMAGE, BuilderSettings::SBOM_SCANNER] {
+            let reference: Reference = image.parse().expect("an image");
+            assert!(reference.tag().is_some() && reference.digest().is_some(), "{image}");
         }
     }
 

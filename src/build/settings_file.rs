@@ -16,7 +16,7 @@ impl BuilderSettings {
     ///
     /// ```yaml
     /// profile: Rootless            # Rootless | UserNamespace | Privileged
-    /// sbomScanner: docker/buildkit-syft-scanner:stable-1
+    /// sbomScanner: docker.io/docker/buildkit-syft-scanner:1.12.0@sha256:ae4f3b554449e7e25548e7d8ccc029d17357348e30c6e3df01b92bc93654d6a9
     /// maxRunning: 20               # builds of the operator at once; unlimited when unset
     /// maxRunningPerNamespace: 5
     /// namespaces:                  # the first pattern that matches decides

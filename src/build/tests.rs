@@ -30,7 +30,7 @@ fn settings() -> BuilderSettings {
     }
 }
 
-struct Case {
+pub(super) struct Case {
     name: String,
     platform: Platform,
     build: Build,
@@ -47,6 +47,10 @@ impl Case {
             context: inline(),
             rebuild: None,
         }
+    }
+
+    pub(super) fn of(context: PinnedContext) -> Self {
+        Case { context, ..Case::new() }
     }
 
     fn request(&self) -> BuildRequest<'_> {
@@ -73,6 +77,15 @@ impl Case {
 
     fn container(&self) -> serde_json::Value {
         self.job()["spec"]["template"]["spec"]["containers"][0].clone()
+    }
+
+    /// A variable of the container that builds, as its programs see it; empty if there is none.
+    pub(super) fn variable(&self, name: &str) -> String {
+        let container = self.container();
+        let variables = container["env"].as_array().expect("variables");
+        let found = variables.iter().find(|variable| variable["name"] == name);
+        let value = found.map(|variable| variable["value"].as_str().expect("a value"));
+        value.unwrap_or_default().replace("$$", "$")
     }
 }
 
@@ -320,7 +333,7 @@ fn a_cache_on_a_volume_is_the_builders_state() {
     });
     assert!(pod["volumes"].as_array().expect("volumes").contains(&claim), "{}", pod["volumes"]);
     assert_eq!(pod["securityContext"]["fsGroupChangePolicy"], "OnRootMismatch");
-    assert!(pod["containers"][0]["env"].to_string().contains("maxUsedSpace = 8589934592"));
+    assert_eq!(case.variable("CACHE_MEGABYTES"), "8589");
 }
 
 #[test]

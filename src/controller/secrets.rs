@@ -85,7 +85,8 @@ async fn get(cluster: &kube::Client, namespace: &str, name: &str) -> Result<Secr
     })
 }
 
-/// Applies one Secret of the Job's name with what its builder may use. It goes when the Job goes.
+/// Applies one Secret of the Job's name with what its builder may use. It goes when the Job goes. A Secret of somebody
+/// else's is left as it is.
 pub(super) async fn merge(
     cluster: &kube::Client,
     namespace: &str,
@@ -94,10 +95,16 @@ pub(super) async fn merge(
     target: &Repository,
 ) -> Result<(), Problem> {
     let (name, uid) = job;
+    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
+    let found = api.get_metadata_opt(name).await.map_err(|error| Problem::cluster(&error))?;
+    let found = found.map(|found| found.metadata);
+    found.as_ref().map_or(Ok(()), |found| check_owner(found, job))?;
     let keyring = keyring(cluster, namespace, names).await?;
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
+            // Nobody has put another in its place meanwhile.
+            resource_version: found.and_then(|found| found.resource_version),
             labels: Some([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())].into()),
             owner_references: Some(vec![OwnerReference {
                 api_version: "batch/v1".to_owned(),
@@ -113,8 +120,59 @@ pub(super) async fn merge(
         string_data: Some([(".dockerconfigjson".to_owned(), keyring.docker_config(target))].into()),
         ..Secret::default()
     };
-    let api: Api<Secret> = Api::namespaced(cluster.clone(), namespace);
     let parameters = PatchParams::apply(MANAGER);
     api.patch(name, &parameters, &Patch::Apply(&secret)).await.map_err(|error| Problem::cluster(&error))?;
     Ok(())
+}
+
+/// A Secret is ours if the Job of this name and UID owns it: the name alone proves nothing.
+fn check_owner(secret: &ObjectMeta, (name, uid): (&str, &str)) -> Result<(), Problem> {
+    let owners = secret.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.controller == Some(true));
+    match owner {
+        Some(owner) if owner.uid == uid => Ok(()),
+        Some(owner) if owner.kind == "Job" && owner.name == name => Err(Problem::transient(
+            Reason::Pending,
+            format!("secret/{name} of an earlier job/{name} is being removed"),
+        )),
+        _ => Err(Problem::lasting(
+            Reason::JobConflict,
+            format!(
+                "secret/{name} exists and belongs to somebody else; delete it, for job/{name} keeps its credentials there"
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned_by(kind: &str, name: &str, uid: &str) -> ObjectMeta {
+        let owner = OwnerReference {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            controller: Some(true),
+            ..OwnerReference::default()
+        };
+        ObjectMeta { owner_references: Some(vec![owner]), ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn only_a_secret_of_the_job_itself_is_written_over() {
+        let check = |secret: &ObjectMeta| check_owner(secret, ("web-1", "uid-2"));
+        assert!(check(&owned_by("Job", "web-1", "uid-2")).is_ok());
+        let earlier = check(&owned_by("Job", "web-1", "uid-1")).expect_err("that of an earlier Job");
+        assert!(earlier.transient, "it goes with its Job");
+        for other in
+            [ObjectMeta::default(), owned_by("Job", "db-1", "uid-3"), owned_by("Thing", "web-1", "uid-4")]
+        {
+            let problem = check(&other).expect_err("somebody else's");
+            assert_eq!((problem.reason, problem.transient), (Reason::JobConflict, false));
+            assert!(
+                problem.message.starts_with("secret/web-1 exists and belongs to somebody else; delete it")
+            );
+        }
+    }
 }

@@ -116,7 +116,7 @@ check_context() {
 use_context() {
   KUBECTL=(kubectl -n "$NAMESPACE")
   REGISTRY=$DEMO_REGISTRY REGISTRY_HOST=${DEMO_REGISTRY%%/*} PLAIN_HTTP=${DEMO_PLAIN_HTTP:-}
-  BUILDER=${DEMO_BUILDER_IMAGE:-docker.io/moby/buildkit:v0.33.0-rootless}
+  BUILDER=${DEMO_BUILDER_IMAGE:-docker.io/moby/buildkit:v0.33.0-rootless@sha256:80b15f0735e87bab7bf59ec4d695dfb4a7cfb25521cf56dc75d6f256285b63ef}
   BASE=${DEMO_BASE:-docker.io/library/alpine:3.22} PREPARE=${DEMO_PREPARE:-apk add --no-cache gcc musl-dev}
   BUSYBOX=${DEMO_IMAGE:-docker.io/library/busybox:1}
   TIER=nodes
