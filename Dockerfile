@@ -1,4 +1,5 @@
-# The operator's image for linux/amd64, linux/arm64, linux/ppc64le and linux/s390x: one static program and what it reads.
+# The operator's image: one static program and what it reads. Images for linux/amd64 and linux/arm64 have been built and run;
+# for linux/ppc64le and linux/s390x there are recipes that nobody has built an image by.
 # Each platform is cross-compiled on the platform of the builder; nothing is emulated.
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION=$(git rev-parse HEAD) .

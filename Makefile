@@ -109,6 +109,7 @@ PLATFORMS ?= linux/amd64,linux/arm64
 IMAGE ?= target/image.oci.tar
 
 image: ## the operator's own image by docker buildx, as target/image.oci.tar; pushes nothing (PLATFORMS=linux/amd64,linux/arm64 PROFILE=dist)
+	@mkdir -p target
 	$(BUILDX) build --platform $(PLATFORMS) --provenance mode=max --sbom true $(if $(PROFILE),--build-arg PROFILE=$(PROFILE)) \
 		--build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		--output type=oci,rewrite-timestamp=true,dest=target/image.oci.tar .

@@ -3,7 +3,7 @@
 //! Whether somebody else's lease has run out is decided by when *this* process saw it change last, never by the times
 //! written in it, so clocks that differ do no harm. Every write carries the resourceVersion of what was read, so of two
 //! that reach for it one gets it. Figures and behaviour are those of Kubernetes' own components
-//! (`k8s.io/client-go/tools/leaderelection`), but for a renewal every 5 s in place of 2.
+//! (`k8s.io/client-go/tools/leaderelection`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,15 +23,18 @@ use crate::health::Health;
 /// For how long a lease that nobody renews is somebody's.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often it is renewed.
-const RENEWAL: Duration = Duration::from_secs(5);
+const RENEWAL: Duration = Duration::from_secs(2);
 /// After which time without a renewal its holder stops, which is before anybody else may take it.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The pause between two looks at somebody else's lease.
 const RETRY: Duration = Duration::from_secs(2);
 /// The pause after a renewal that failed.
 const RENEWAL_RETRY: Duration = Duration::from_millis(500);
-/// For how long one request may be under way.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long one request may be under way: an API server that is busy may need seconds for one.
+const PATIENCE: Duration = Duration::from_millis(3_500);
+
+/// For how long the lease is being given back: a pod is given so much time to end.
+const RELEASE: Duration = Duration::from_secs(4);
 
 /// Which lease, and who wants it.
 #[derive(Clone, Debug)]
@@ -256,7 +259,8 @@ impl Leadership {
         self.renewal.abort();
         // Nothing is under way any more when this has ended.
         let _ = self.renewal.await;
-        if let Err(error) = release(&self.election, &self.leases).await {
+        let released = timeout(RELEASE, release(&self.election, &self.leases)).await;
+        if let Err(error) = released.unwrap_or_else(|_| Err(unanswered())) {
             tracing::warn!(lease = %self.election, "the lease could not be given back and will run out: {error}");
         }
     }
@@ -280,8 +284,12 @@ async fn release(election: &Election, leases: &Api<Lease>) -> Result<(), kube::E
 async fn patient<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
     match timeout(PATIENCE, request).await {
         Ok(answer) => answer,
-        Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
+        Err(_) => Err(unanswered()),
     }
+}
+
+fn unanswered() -> kube::Error {
+    kube::Error::Service("the API server did not answer in time".into())
 }
 
 /// `None` where somebody else was faster.
@@ -352,6 +360,11 @@ mod tests {
             RENEWAL + PATIENCE + RENEWAL_RETRY + PATIENCE < DEADLINE,
             "one request that is lost is not the end"
         );
+    }
+
+    #[test]
+    fn an_api_server_that_needs_three_seconds_for_an_answer_grants_the_lease() {
+        assert!(PATIENCE > Duration::from_secs(3));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -21,6 +22,9 @@ use crate::metrics::{self, Metrics};
 pub use authorization::Authorizer;
 pub use tls::Certificate;
 use tls::TlsListener;
+
+/// How many connections wait for their turn; as tokio has it.
+const BACKLOG: i32 = 1024;
 
 /// Where the metrics are.
 pub const METRICS: &str = "/metrics";
@@ -117,13 +121,23 @@ impl Server {
 
 /// Who says every address of IPv4 means every address: pods of a cluster may have those of IPv6 only.
 async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let every = (Ipv6Addr::UNSPECIFIED, address.port());
     if address.ip() == Ipv4Addr::UNSPECIFIED
-        && let Ok(listener) = TcpListener::bind(every).await
+        && let Ok(listener) = bind_both(address.port())
     {
         return Ok(listener);
     }
     TcpListener::bind(address).await
+}
+
+/// Every address of both families, whatever `net.ipv6.bindv6only` of the node says.
+fn bind_both(port: u16) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
@@ -135,5 +149,24 @@ async fn ended(serving: impl Future<Output = std::io::Result<()>>) {
 impl Drop for Server {
     fn drop(&mut self) {
         self.serving.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_is_one_of_either_family_whatever_the_node_prefers() {
+        let listener = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).await.unwrap();
+        if address.is_ipv6() {
+            // What IPv4 has been refused for where net.ipv6.bindv6only is 1.
+            assert!(!socket2::SockRef::from(&listener).only_v6().unwrap());
+            TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).await.unwrap();
+        }
     }
 }

@@ -153,7 +153,32 @@ fn every_argument_that_the_chart_gives_is_one_that_the_operator_knows() {
     }
 }
 
-/// The rules of a role as the page of permissions has them: role, scope of the object, groups, resources, verbs.
+/// Which objects a role is about, by its kind and its namespace: those of the images, of the release, or of the cluster.
+fn scope(role: &Value, watched: Option<&str>, bindings: &[&Value]) -> &'static str {
+    let name = &role["metadata"]["name"];
+    let bound: Vec<&Value> = bindings
+        .iter()
+        .filter(|binding| binding["roleRef"]["name"] == *name && binding["roleRef"]["kind"] == role["kind"])
+        .copied()
+        .collect();
+    let namespace = role["metadata"]["namespace"].as_str();
+    match (role["kind"].as_str(), namespace) {
+        (Some("ClusterRole"), None) => {
+            assert!(bound.iter().all(|binding| binding["kind"] == "ClusterRoleBinding"), "{name}");
+            "Cluster"
+        }
+        (Some("Role"), Some(namespace)) => {
+            let here = |binding: &&Value| {
+                binding["kind"] == "RoleBinding" && binding["metadata"]["namespace"] == namespace
+            };
+            assert!(!bound.is_empty() && bound.iter().all(here), "{name} is bound where it counts");
+            if watched == Some(namespace) { "Images" } else { "Release" }
+        }
+        _ => panic!("neither a Role of a namespace nor a ClusterRole: {role}"),
+    }
+}
+
+/// The rules of a role as the page of permissions has them: role, groups, resources, verbs.
 fn rules(role: &Value) -> Vec<String> {
     let name = role["metadata"]["name"].as_str().expect("a name");
     let title = match name.trim_start_matches(NAME).trim_start_matches('-') {
@@ -183,14 +208,29 @@ fn every_rule_of_every_role_stands_with_its_reason_in_the_page_of_permissions() 
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [role, scope, group, resource, verbs, why] = cells.as_slice() else { panic!("{row}") };
-        assert!(why.len() > 10 && !scope.is_empty(), "no reason: {row}");
-        documented.insert(format!("{role} | {group} | {resource} | {verbs}"));
+        assert!(why.len() > 10, "no reason: {row}");
+        let scopes: &[&str] = match scope.split(',').next() {
+            // A ClusterRole for all namespaces, a Role in the one that is watched.
+            Some("Images") => &["Cluster", "Images"],
+            Some("Release") => &["Release"],
+            Some("Cluster") => &["Cluster"],
+            _ => panic!("no scope: {row}"),
+        };
+        documented
+            .extend(scopes.iter().map(|scope| format!("{scope} | {role} | {group} | {resource} | {verbs}")));
     }
     let mut rendered = BTreeSet::new();
-    for (_, values) in CASES {
+    for (name, values) in CASES {
         let objects = render(values);
+        let values: Value = serde_saphyr::from_str(values).expect("values");
+        let watched = values["watchNamespace"].as_str();
+        let bindings = [of_kind(&objects, "RoleBinding"), of_kind(&objects, "ClusterRoleBinding")].concat();
         for role in [of_kind(&objects, "Role"), of_kind(&objects, "ClusterRole")].concat() {
-            rendered.extend(rules(role));
+            let scope = scope(role, watched, &bindings);
+            // What is of the namespace that is watched is of the whole cluster only where all are.
+            let is_of_operator = role["metadata"]["name"] == NAME;
+            assert!(!(is_of_operator && scope == "Cluster" && watched.is_some()), "{name}: {role}");
+            rendered.extend(rules(role).iter().map(|rule| format!("{scope} | {rule}")));
         }
     }
     assert_eq!(documented, rendered);

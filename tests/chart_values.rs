@@ -137,6 +137,39 @@ fn what_is_set_to_null_or_given_twice_or_a_number_by_its_looks_makes_valid_objec
     assert_eq!((&labels["app.kubernetes.io/part-of"], &labels["team"]), (&json!(NAME), &json!("b")));
 }
 
+/// What the init container that looks at the kernel says, of a node whose kernel has these entries.
+fn checked(values: &str, entries: &[(&str, &str)]) -> (bool, String) {
+    let rendered = render(values);
+    let pod = &object(&rendered, "DaemonSet", "multiarch-operator-emulation")["spec"]["template"]["spec"];
+    let check = &pod["initContainers"][1];
+    assert_eq!(check["name"], "check");
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, content) in [("status", "enabled\n")].iter().chain(entries) {
+        std::fs::write(folder.path().join(name), content).expect("a file");
+    }
+    let command = words(&check["command"]);
+    let ran = std::process::Command::new(command[0])
+        .args(&command[1..])
+        .args(words(&check["args"]))
+        .env("BINFMT_MISC", folder.path())
+        .output()
+        .expect("a shell");
+    (ran.status.success(), String::from_utf8(ran.stdout).expect("UTF-8"))
+}
+
+#[test]
+fn a_pod_of_the_emulation_is_ready_only_if_the_kernel_has_every_emulator_but_its_own() {
+    let own = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let values = format!("emulation: {{enabled: true, architectures: [{own}, s390x, mips64le]}}");
+    let all = [("qemu-s390x", "enabled\ninterpreter /q\n"), ("qemu-mips64el", "enabled\n")];
+    assert_eq!(checked(&values, &all), (true, String::new()));
+    let some = [("qemu-s390x", "enabled\n"), ("qemu-mips64el", "disabled\n")];
+    let (passed, said) = checked(&values, &some);
+    assert!(!passed && said.starts_with("the kernel has no emulator for mips64el;"), "{said}");
+    let (passed, said) = checked(&values, &[]);
+    assert!(!passed && said.starts_with("the kernel has no emulator for s390x mips64el;"), "{said}");
+}
+
 /// What `helm install` says at its end.
 fn notes(values: &str) -> String {
     let chart = folder();
@@ -164,6 +197,7 @@ fn the_notes_say_what_to_do_next_and_warn_of_what_is_risky() {
             "registries: [{host: a.example.com, insecureSkipVerify: true}]",
             "the certificate of a.example.com is not verified",
         ),
+        ("metrics: {authorization: Kubernetes}", "sends its token to the operator without TLS"),
         ("emulation: {enabled: true}", "privileged pod on every node"),
         ("podDisruptionBudget: {enabled: true}", "cannot be drained"),
     ] {
@@ -171,6 +205,8 @@ fn the_notes_say_what_to_do_next_and_warn_of_what_is_risky() {
         assert!(said.contains("WARNING: ") || values.is_empty(), "{values}: {said}");
         assert!(said.contains(told), "{values}: {said}");
     }
+    let with_tls = notes("metrics: {authorization: Kubernetes, tls: {secretName: metrics-tls}}");
+    assert!(!with_tls.contains("WARNING"), "{with_tls}");
 }
 
 /// The values with their comments, as the README of the chart lists them.
@@ -274,6 +310,8 @@ fn the_overlay_of_the_page_of_installing_builds() {
     std::fs::create_dir(&mine).expect("a folder");
     std::fs::write(mine.join("kustomization.yaml"), overlay.to_string()).expect("a file");
     let built = kustomized(&mine);
-    assert!(built.contains("image: registry.example.com/platform/multiarch-operator:0.1.0"), "{built}");
+    let image =
+        format!("image: registry.example.com/platform/multiarch-operator:{}", env!("CARGO_PKG_VERSION"));
+    assert!(built.contains(&image), "{built}");
     assert!(built.contains("- --plain-http=registry.example.com:5000"), "{built}");
 }

@@ -6,18 +6,18 @@ mod certificates;
 mod fault_server;
 #[path = "support/registry.rs"]
 mod support;
+#[path = "support/tunnel.rs"]
+mod tunnel;
 
 use std::process::Output;
-use std::sync::{Arc, Mutex};
 
 use certificates::{Authority, Folder};
 use fault_server::{Answer, FaultServer};
 use multiarch::registry::MediaType;
 use serde_json::json;
 use support::Registry;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tunnel::Tunnel;
 
 const INDEX: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
@@ -50,55 +50,6 @@ fn said(output: &Output) -> String {
 async fn registry() -> FaultServer {
     let index = || Answer::status(200).header("Content-Type", MediaType::OCI_INDEX.as_str()).body(INDEX);
     FaultServer::start(move |_| index()).await
-}
-
-/// A proxy for TLS that leads to one server whatever it is asked for, and remembers what that was.
-struct Tunnel {
-    url: String,
-    asked: Arc<Mutex<Vec<String>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Tunnel {
-    async fn to(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (log, server) = (asked.clone(), server.to_owned());
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(tunnel(client, server.clone(), log.clone()));
-            }
-        });
-        Self { url, asked, task }
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn tunnel(client: TcpStream, server: String, log: Arc<Mutex<Vec<String>>>) {
-    let mut client = BufReader::new(client);
-    let mut lines = Vec::new();
-    loop {
-        let mut line = String::new();
-        client.read_line(&mut line).await.unwrap();
-        match line.trim_end() {
-            "" => break,
-            line => lines.push(line.to_owned()),
-        }
-    }
-    log.lock().unwrap().extend(lines.into_iter().filter(|line| {
-        let line = line.to_ascii_lowercase();
-        line.starts_with("connect ") || line.starts_with("proxy-authorization:")
-    }));
-    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
-    let mut server = TcpStream::connect(server).await.unwrap();
-    // Whoever has heard enough hangs up.
-    let _ = copy_bidirectional(&mut client, &mut server).await;
 }
 
 #[tokio::test]
@@ -139,7 +90,7 @@ async fn tls_goes_through_the_proxy_and_ends_at_the_registry() {
             "multiarch: registry.test/team/web:1: not found (HTTP 404 MANIFEST_UNKNOWN, fetching the manifest)"
         )
     );
-    let asked = tunnel.asked.lock().unwrap().clone();
+    let asked = tunnel.asked();
     assert_eq!(asked[0], "CONNECT registry.test:443 HTTP/1.1");
     assert!(asked[1].ends_with("Basic dXNlcjpzZWNyZXQ="), "{asked:?}");
 }

@@ -42,6 +42,12 @@ fn every_file_that_names_the_version_names_this_one() {
         ("charts/multiarch-operator/Chart.yaml", "\nappVersion:"),
         ("charts/multiarch-operator/Chart.yaml", "multiarch-operator/multiarch-operator:"),
         ("docs/releasing.md", "multiarch-operator/multiarch-operator:"),
+        ("docs/releasing.md", "registry.example.com/multiarch-operator:"),
+        ("docs/install.md", "platform/multiarch-operator:"),
+        ("README.md", "platform/multiarch-operator:"),
+        ("config/default/kustomization.yaml", "registry.example.com/…:"),
+        ("examples/gitops/argocd/applications/multiarch-operator.yaml", "platform/multiarch-operator:"),
+        ("examples/gitops/flux/clusters/production/multiarch-operator.yaml", "newTag: "),
     ] {
         let text = read(path);
         let found: BTreeSet<&str> = versions(&text, before).collect();
@@ -54,10 +60,24 @@ fn the_changelog_tells_of_this_version_and_links_to_every_one() {
     let changelog = read("CHANGELOG.md");
     let headings: Vec<&str> = changelog.lines().filter_map(|line| line.strip_prefix("## [")).collect();
     assert_eq!(headings.first(), Some(&"Unreleased]"), "what comes next is written there");
-    let (latest, date) = headings[1].split_once("] - ").expect("a version and a date");
-    assert_eq!(latest, VERSION);
-    let date: jiff::civil::Date = date.parse().expect("a date");
-    assert!(date.year() >= 2026, "{date}");
+    // What is not released has no date and no tag to link to.
+    match headings[1].split_once("] - ").expect("a version and a date") {
+        (latest, "Unreleased") => {
+            assert_eq!(latest, VERSION);
+            for page in ["README.md", "docs/install.md", "docs/releasing.md"] {
+                assert!(read(page).contains("No release is published yet"), "{page}");
+            }
+            assert!(!changelog.contains(&format!("releases/tag/v{VERSION}")), "there is no such tag");
+        }
+        (latest, date) => {
+            assert_eq!(latest, VERSION);
+            let date: jiff::civil::Date = date.parse().expect("a date");
+            assert!(date.year() >= 2026, "{date}");
+            for page in ["README.md", "docs/install.md", "docs/releasing.md"] {
+                assert!(!read(page).contains("No release is published yet"), "{page}");
+            }
+        }
+    }
     for heading in headings {
         let version = heading.split(']').next().expect("a version");
         assert!(changelog.contains(&format!("\n[{version}]: https://")), "{version} leads nowhere");

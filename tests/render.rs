@@ -44,7 +44,7 @@ fn documents(text: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn every_platform_is_shown_with_what_differs_for_it() {
-    let found = documents(&render(FILE, &[]).await.ok().stdout);
+    let found = documents(&render(FILE, &["--sources"]).await.ok().stdout);
     let platforms: Vec<String> = found
         .iter()
         .map(|found| format!("{} {}", found["name"], found["platform"]).replace('"', ""))
@@ -55,14 +55,14 @@ async fn every_platform_is_shown_with_what_differs_for_it() {
     assert_eq!(found[1]["build"]["dockerfile"], "Dockerfile.arm");
     assert_eq!(found[2]["build"]["args"], json!({"VERSION": "1.4", "FAST": "no"}));
     assert_eq!(found[2]["build"]["timeout"], "3600s");
-    let one = render(FILE, &["--platform", "linux/arm64/v8", "-o", "json"]).await.ok().stdout;
+    let one = render(FILE, &["--sources", "--platform", "linux/arm64/v8", "-o", "json"]).await.ok().stdout;
     let one: Value = serde_json::from_str(&one).expect("JSON");
     assert_eq!((one.as_array().map(Vec::len), &one[0]["platform"]), (Some(1), &json!("linux/arm64")));
 }
 
 #[tokio::test]
 async fn jobs_are_those_of_the_operator_and_say_what_only_it_knows() {
-    let ran = render(FILE, &["--jobs", "--builder-image", "builder:1", "-o", "json"]).await.ok();
+    let ran = render(FILE, &["--builder-image", "builder:1", "-o", "json"]).await.ok();
     let list: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!((&list["kind"], list["items"].as_array().map(Vec::len)), (&json!("List"), Some(3)));
     let job = &list["items"][0];
@@ -74,6 +74,12 @@ async fn jobs_are_those_of_the_operator_and_say_what_only_it_knows() {
     assert!(ran.stderr.contains("web: without metadata.uid"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("hello:"), "{}", ran.stderr);
     assert_eq!(list["items"][2]["metadata"]["namespace"], Value::Null);
+    let said = render(FILE, &["--platform", "linux/amd64"]).await.ok().stdout;
+    assert_eq!(said, render(FILE, &["--jobs", "--platform", "linux/amd64"]).await.ok().stdout);
+    assert!(documents(&said).iter().all(|job| job["kind"] == "Job"), "{said}");
+    let (copied, _) = FILE.split_once("  - platform: linux/aarch64").expect("what is built");
+    let said = render(copied, &[]).await.failed(3);
+    assert!(said.contains("nothing is built of it; --sources"), "{said}");
 }
 
 #[tokio::test]
@@ -98,7 +104,7 @@ async fn a_mistake_in_the_build_settings_is_told_by_file_and_line() {
     let path = folder.path().join("builds.yaml");
     std::fs::write(&path, "maxRunning: 3\nprofil: Rootless\n").expect("a file");
     let path = path.to_str().expect("a path");
-    let ran = render(FILE, &["--jobs", "--builds", path]).await;
+    let ran = render(FILE, &["--builds", path]).await;
     assert!(
         ran.stderr.contains(&format!("{path}:2: unknown key \"profil\"; did you mean profile?")),
         "{ran:#?}"

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
 use super::resource::is_dns_label;
-use super::{Error, logging, typed_as};
+use super::{Error, kubeconfig, logging, typed_as};
 use crate::api::MultiArchImage;
 
 /// How long a connection may take to come about. People wait for it.
@@ -89,6 +88,11 @@ impl Cluster {
         }
     }
 
+    /// The same cluster in one namespace.
+    pub fn within(self, namespace: String) -> Self {
+        Self { namespace, all_namespaces: false, ..self }
+    }
+
     /// Whether `--all-namespaces` was given.
     pub fn is_all_namespaces(&self) -> bool {
         self.all_namespaces
@@ -118,63 +122,13 @@ impl Cluster {
 }
 
 impl ClusterArguments {
-    async fn config(&self) -> Result<Config, Failure> {
-        let read = match &self.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        };
-        let mut config = match read {
-            Ok(kubeconfig) => self.choose(kubeconfig).await?,
-            Err(error) => self.without_kubeconfig(error)?,
-        };
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        Ok(config)
-    }
-
-    async fn choose(&self, kubeconfig: Kubeconfig) -> Result<Config, Failure> {
-        let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| match error {
-            KubeconfigError::CurrentContextNotSet => Failure::usage(format!(
-                "the kubeconfig has no current context; name one by --context{}",
-                one_of(&known)
-            )),
-            KubeconfigError::LoadContext(name) => {
-                Failure::usage(format!("the kubeconfig has no context {name:?}{}", one_of(&known)))
-            }
-            error => Failure::usage(format!("the kubeconfig is of no use: {error}")),
-        })
-    }
-
-    /// In a pod there is no kubeconfig, and none is needed.
-    fn without_kubeconfig(&self, error: KubeconfigError) -> Result<Config, Failure> {
-        let missing = match &error {
-            KubeconfigError::ReadConfig(cause, _) => cause.kind() == std::io::ErrorKind::NotFound,
-            KubeconfigError::FindPath => true,
-            _ => return Err(Failure::usage(format!("the kubeconfig is of no use: {error}"))),
-        };
-        if missing
-            && self.kubeconfig.is_none()
-            && self.context.is_none()
-            && let Ok(config) = Config::incluster()
-        {
-            return Ok(config);
-        }
-        Err(Failure::usage(match error {
-            KubeconfigError::ReadConfig(cause, path) => format!(
-                "no cluster to ask: {}: {cause}; name a kubeconfig by --kubeconfig or KUBECONFIG",
-                path.display()
-            ),
-            _ => "no cluster to ask: name a kubeconfig by --kubeconfig or KUBECONFIG".to_owned(),
-        }))
-    }
-
     /// The cluster, in the namespace of the context.
     ///
     /// # Errors
     /// When the kubeconfig is missing, of no use, or has no such context. Nothing is asked of the cluster yet.
     pub async fn connect(&self) -> Result<Cluster, Error> {
-        let config = self.config().await?;
+        let mut config = kubeconfig::config(self.kubeconfig.as_deref(), self.context.as_deref())?;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(explain)?;
         Ok(Cluster { client, namespace, all_namespaces: false, flags: self.flags() })
@@ -234,13 +188,6 @@ pub(super) fn namespace_name(text: &str) -> Result<String, String> {
 fn quoted(word: &str) -> String {
     // No argument of a process has a NUL in it, and nothing else cannot be quoted.
     shlex::try_quote(word).map_or_else(|_| String::new(), Into::into)
-}
-
-fn one_of(names: &[String]) -> String {
-    match names {
-        [] => "; it has none".to_owned(),
-        _ => format!("; it has {}", names.join(", ")),
-    }
 }
 
 /// Runs a command that talks to a cluster until it ends or somebody interrupts it.
@@ -395,29 +342,5 @@ mod tests {
         let cluster = arguments.connect().await.unwrap();
         assert_eq!(cluster.namespace, "team-a");
         assert!(cluster.flags().ends_with("config -n team-a"), "{}", cluster.flags());
-    }
-
-    #[tokio::test]
-    async fn a_context_that_is_not_there_is_named_beside_those_that_are() {
-        let kubeconfig = serde_json::json!({
-            "contexts": [{"name": "east"}, {"name": "west"}],
-            "clusters": [], "users": [],
-        });
-        let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).unwrap();
-        let arguments = ClusterArguments { context: Some("north".to_owned()), ..ClusterArguments::default() };
-        let error = arguments.choose(kubeconfig.clone()).await.unwrap_err();
-        assert_eq!(error.to_string(), "the kubeconfig has no context \"north\"; it has east, west");
-        let error = ClusterArguments::default().choose(kubeconfig).await.unwrap_err();
-        assert!(error.to_string().contains("--context; it has east, west"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_kubeconfig_that_is_not_there_is_named() {
-        let arguments = ClusterArguments {
-            kubeconfig: Some(PathBuf::from("/nonexistent/config")),
-            ..ClusterArguments::default()
-        };
-        let error = arguments.config().await.unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/config") && error.contains("--kubeconfig"), "{error}");
     }
 }

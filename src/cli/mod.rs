@@ -14,6 +14,7 @@ pub mod exit;
 mod file;
 pub mod image;
 pub mod index;
+mod kubeconfig;
 pub mod lint;
 pub mod logging;
 pub mod operator;

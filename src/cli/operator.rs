@@ -8,10 +8,10 @@ use clap::{ArgAction, Args};
 use futures::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Error;
 use super::builder::BuilderArguments;
 use super::server::ServerArguments;
 use super::telemetry::TelemetryArguments;
+use super::{Error, kubeconfig};
 use crate::health::Health;
 use crate::lease::Election;
 use crate::metrics::Metrics;
@@ -76,9 +76,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
 }
 
 async fn operate(arguments: Arguments) -> Result<(), Error> {
-    let client = client()
-        .await
-        .map_err(|error| format!("no cluster to work with: {error}; set KUBECONFIG or run in a pod"))?;
+    let client = client().map_err(|error| format!("no cluster to work with: {error}, or run in a pod"))?;
     let election = arguments.lease.election(&client, arguments.namespace.as_deref());
     let settings = settings(&arguments)?;
     tracing::info!(
@@ -99,8 +97,8 @@ async fn operate(arguments: Arguments) -> Result<(), Error> {
 }
 
 /// The way to the API server. A request on a connection that died must end, or its image would wait for ever.
-async fn client() -> Result<kube::Client, Error> {
-    let mut config = kube::Config::infer().await?;
+fn client() -> Result<kube::Client, Error> {
+    let mut config = kubeconfig::config(None, None)?;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
     // What fails is tried again by whoever knows how urgent it is.

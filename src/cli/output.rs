@@ -5,6 +5,7 @@ use std::io::Write as _;
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::json;
 
 use super::Error;
 
@@ -50,6 +51,29 @@ impl OutputFormat {
             Self::Yaml => serde_saphyr::to_string(value)?,
         };
         write(text.as_bytes())
+    }
+}
+
+/// Prints resources for programs, as kubectl does: one that was named as it is, others as a `List`; nothing for people.
+///
+/// # Errors
+/// As [`write`].
+pub fn print_resources<T: Serialize>(
+    format: OutputFormat,
+    resources: &[T],
+    is_one: bool,
+) -> Result<(), Error> {
+    let mut resources = serde_json::to_value(resources)?;
+    for resource in resources.as_array_mut().into_iter().flatten() {
+        resource["metadata"].as_object_mut().map(|metadata| metadata.remove("managedFields"));
+    }
+    let printed = match resources.get_mut(0).filter(|_| is_one) {
+        Some(resource) => resource.take(),
+        None => json!({"apiVersion": "v1", "kind": "List", "items": resources}),
+    };
+    match format {
+        OutputFormat::Table => Ok(()),
+        OutputFormat::Json | OutputFormat::Yaml => format.print(&printed, |_| String::new()),
     }
 }
 

@@ -26,8 +26,11 @@ pub struct Arguments {
     /// The same, as kubectl has it.
     #[arg(short = 'f', long = "filename", value_name = "FILE", id = "named", conflicts_with = "file")]
     named: Option<PathBuf>,
-    /// Print the Jobs instead of the builds.
+    /// Print what each platform is made from instead of the Jobs: its image, or spec.build with what differs for it.
     #[arg(long)]
+    sources: bool,
+    /// Print the Jobs, which is what is printed unless `--sources` is given.
+    #[arg(long, conflicts_with = "sources")]
     jobs: bool,
     /// Only this platform; may be given more than once.
     #[arg(long = "platform", value_name = "PLATFORM")]
@@ -66,14 +69,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
                 continue;
             }
             let rendered = Rendered { image, entry, platform };
-            found.extend(match arguments.jobs {
-                true => rendered.job(&builder.settings, &mut unknown)?,
-                false => Some(rendered.build()?),
+            found.extend(match arguments.sources {
+                true => Some(rendered.source()?),
+                false => rendered.job(&builder.settings, &mut unknown)?,
             });
         }
     }
     if found.is_empty() {
-        let what = if arguments.jobs { "nothing is built" } else { "no such platform" };
+        let what = match arguments.sources {
+            true => "no such platform",
+            false => "nothing is built of it; --sources shows where its platforms come from",
+        };
         return Err(Failure::new(Exit::NotFound, format!("{name}: {what}")).into());
     }
     unknown.dedup();
@@ -85,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             let documents: Result<Vec<String>, _> = found.iter().map(serde_saphyr::to_string).collect();
             write(documents?.join("---\n").as_bytes())
         }
-        Format::Json if arguments.jobs => {
+        Format::Json if !arguments.sources => {
             print_json(&json!({"apiVersion": "v1", "kind": "List", "items": found}))
         }
         Format::Json => print_json(&Value::Array(found)),
@@ -118,7 +124,7 @@ impl Rendered<'_> {
         Some(build::for_platform(build, self.entry.build.as_ref()))
     }
 
-    fn build(&self) -> Result<Value, Error> {
+    fn source(&self) -> Result<Value, Error> {
         let mut rendered = json!({"name": self.name(), "platform": self.platform.to_string()});
         if let Some(namespace) = &self.image.metadata.namespace {
             rendered["namespace"] = json!(namespace);

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use jiff::Timestamp;
-use kube::ResourceExt;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::cluster::{self, Cluster, NamespaceArguments};
-use super::image::{image_name, wait};
-use super::{Error, exit, output, progress, typed_as};
+use super::image::selection::{Chosen, Selection};
+use super::image::wait;
+use super::output::{self, OutputArguments, OutputFormat};
+use super::{Error, cluster, exit, typed_as};
 use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, MultiArchImage};
 
 /// Who these changes are by, for server-side apply. Flux takes away what managers whose name begins with `kubectl` have
@@ -19,14 +20,10 @@ pub const FIELD_MANAGER: &str = "multiarch-cli";
 #[derive(Args, Debug)]
 #[command(after_help = exit::HELP)]
 pub struct Arguments {
-    /// The images.
-    #[arg(value_name = "NAME", required_unless_present = "all", value_parser = image_name)]
-    names: Vec<String>,
-    /// All images of the namespace.
-    #[arg(long, conflicts_with = "names")]
-    all: bool,
     #[command(flatten)]
-    namespace: NamespaceArguments,
+    images: Selection,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// The same, and whether to wait for what comes of it.
@@ -64,8 +61,8 @@ pub fn rebuild(arguments: &WaitingArguments) -> Result<(), Error> {
 /// As [`reconcile`].
 pub fn suspend(arguments: &Arguments) -> Result<(), Error> {
     cluster::run(async {
-        let cluster = arguments.namespace.connect().await?;
-        arguments.ask(&cluster, Request::Suspend).await.map(drop)
+        let (_, images) = arguments.ask(Request::Suspend).await?;
+        arguments.print(&images)
     })
 }
 
@@ -131,48 +128,43 @@ impl Request {
 impl WaitingArguments {
     fn ask(&self, request: Request) -> Result<(), Error> {
         cluster::run(async {
-            let cluster = self.images.namespace.connect().await?;
-            let names = self.images.ask(&cluster, request).await?;
-            if self.wait { wait::until_ready(&cluster, &names, self.timeout).await } else { Ok(()) }
+            let (chosen, mut images) = self.images.ask(request).await?;
+            if self.wait {
+                images = wait::until_ready(&chosen, self.timeout, self.images.output.output).await?;
+            }
+            self.images.print(&images)
         })
     }
 }
 
 impl Arguments {
-    /// Asks it of each image, and gives their names.
-    async fn ask(&self, cluster: &Cluster, request: Request) -> Result<Vec<String>, Error> {
-        let images = self.images(cluster).await?;
+    /// Asks it of each image, and gives them as they are then.
+    async fn ask(&self, request: Request) -> Result<(Vec<Chosen>, Vec<MultiArchImage>), Error> {
+        let chosen = self.images.choose().await?;
+        // All are looked up before anything is asked of one.
+        let mut images = Vec::new();
+        for Chosen { cluster, name, .. } in &chosen {
+            images.push(cluster.image(name).await?);
+        }
         let parameters =
             PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let api = cluster.namespaced::<MultiArchImage>();
-        for image in &images {
-            let name = image.name_any();
+        for (Chosen { cluster, name, title }, image) in chosen.iter().zip(&mut images) {
             let was_done = request.is_done(image);
             if !was_done {
                 let patch = Patch::Merge(request.patch(Timestamp::now()));
-                api.patch(&name, &parameters, &patch).await.map_err(cluster::explain)?;
+                let patched = cluster.namespaced().patch(name, &parameters, &patch).await;
+                *image = patched.map_err(cluster::explain)?;
             }
-            let line = format!("{name}: {}\n", request.done(image, was_done, &cluster.flags()));
-            output::write(line.as_bytes())?;
+            if self.output.output == OutputFormat::Table {
+                let line = format!("{title}: {}\n", request.done(image, was_done, &cluster.flags()));
+                output::write(line.as_bytes())?;
+            }
         }
-        Ok(images.iter().map(ResourceExt::name_any).collect())
+        Ok((chosen, images))
     }
 
-    async fn images(&self, cluster: &Cluster) -> Result<Vec<MultiArchImage>, Error> {
-        if self.all {
-            let api = cluster.namespaced::<MultiArchImage>();
-            let images = api.list(&ListParams::default()).await.map_err(cluster::explain)?.items;
-            if images.is_empty() {
-                progress::say(&format!("no MultiArchImages in namespace {}", cluster.namespace));
-            }
-            return Ok(images);
-        }
-        // All are looked up before anything is asked of one.
-        let mut images = Vec::new();
-        for name in &self.names {
-            images.push(cluster.image(name).await?);
-        }
-        Ok(images)
+    fn print(&self, images: &[MultiArchImage]) -> Result<(), Error> {
+        output::print_resources(self.output.output, images, self.images.is_one())
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) use copy::blobs as blobs_of_image;
 pub(crate) use descriptor::null_as_default;
 pub(crate) use error::{Operation, readable};
 pub(crate) use host::HostPattern;
+pub(crate) use host::is_loopback;
 pub(crate) use manifests::manifest_from_bytes;
 pub(crate) use manifests::media_type;
 pub(crate) use memory::check_values;

@@ -1,6 +1,8 @@
 //! Service accounts of a test's own, which may do only what they are allowed to.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -30,16 +32,24 @@ pub async fn kubeconfig_of(world: &World, name: &str) -> PathBuf {
     path
 }
 
-/// What the API server has refused to a service account, as it noted.
-pub fn refused(world: &World, name: &str) -> Vec<String> {
+/// What the API server has noted of a service account's requests.
+fn noted(world: &World, name: &str) -> Vec<Value> {
     let log = world.rig.kubeconfig.with_file_name("audit.log");
     let text = std::fs::read_to_string(log).expect("the audit log");
     let user = format!("system:serviceaccount:{}:{name}", world.namespace);
-    let events =
-        text.lines().filter(|line| line.contains(&user)).filter_map(|line| serde_json::from_str(line).ok());
+    let lines = text.lines().filter(|line| line.contains(&user));
+    lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// What the API server has refused to a service account.
+pub fn refused(world: &World, name: &str) -> Vec<String> {
     let is_refused = |event: &Value| event["responseStatus"]["code"] == 403;
-    events
-        .filter(is_refused)
-        .map(|event: Value| format!("{} {}", event["verb"], event["requestURI"]))
-        .collect()
+    let events = noted(world, name).into_iter().filter(is_refused);
+    events.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect()
+}
+
+/// In which ways a service account has asked for objects of a kind, allowed or not.
+pub fn verbs(world: &World, name: &str, resource: &str) -> BTreeSet<String> {
+    let events = noted(world, name).into_iter().filter(|event| event["objectRef"]["resource"] == resource);
+    events.filter_map(|event| event["verb"].as_str().map(str::to_owned)).collect()
 }

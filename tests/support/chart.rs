@@ -49,7 +49,7 @@ pub const CASES: [(&str, &str); 24] = [
     ("a-proxy", "proxy: {httpsProxy: 'http://proxy.example.com:3128', noProxy: '.svc,10.0.0.0/8'}"),
     (
         "logs-and-traces",
-        "{logging: {format: text, filter: 'info,multiarch=debug'}, tracing: {endpoint: 'http://collector.observability:4317'}}",
+        "{logging: {format: text, filter: 'info,multiarch=debug'}, tracing: {endpoint: 'http://collector.observability:4318'}}",
     ),
     ("metrics-with-tls", "metrics: {tls: {secretName: metrics-tls}, serviceMonitor: {enabled: true}}"),
     (

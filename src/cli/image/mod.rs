@@ -3,6 +3,7 @@
 
 mod age;
 pub mod logs;
+pub mod selection;
 mod state;
 pub mod status;
 pub mod wait;

@@ -1,5 +1,6 @@
 //! `multiarch wait`: until images are ready, or are known not to become so.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -9,14 +10,13 @@ use indicatif::ProgressBar;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::time::{Instant, timeout_at};
 
-use super::image_name;
+use super::selection::{Chosen, Selection};
 use super::state::{self, State};
 use super::watch::{self, Change};
 use crate::api::MultiArchImage;
-use crate::cli::cluster::{self, Cluster, NamespaceArguments};
 use crate::cli::exit::{self, Exit, Failure};
-use crate::cli::output;
-use crate::cli::{Error, progress, typed_as};
+use crate::cli::output::{self, OutputArguments, OutputFormat};
+use crate::cli::{Error, cluster, progress, typed_as};
 
 /// How long the first answer may take, if less was to be waited for.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
@@ -25,9 +25,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(30);
 #[derive(Args, Debug)]
 #[command(after_help = exit::HELP)]
 pub struct Arguments {
-    /// The images; all of them are waited for.
-    #[arg(value_name = "NAME", required = true, value_parser = image_name)]
-    names: Vec<String>,
+    #[command(flatten)]
+    images: Selection,
     /// What is waited for.
     #[arg(long = "for", value_enum, default_value_t = Goal::Ready)]
     goal: Goal,
@@ -35,7 +34,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = how_long)]
     timeout: kube::core::Duration,
     #[command(flatten)]
-    namespace: NamespaceArguments,
+    output: OutputArguments,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -67,55 +66,63 @@ pub fn how_long(text: &str) -> Result<kube::core::Duration, String> {
 /// At once when an image is Stalled, suspended before it was published, or not there; when the time is over.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     cluster::run(async {
-        let cluster = arguments.namespace.connect().await?;
-        wait(&cluster, &arguments.names, arguments.goal, arguments.timeout).await
+        let chosen = arguments.images.choose().await?;
+        if chosen.is_empty() && arguments.goal == Goal::Ready {
+            return Err(Failure::new(Exit::NotFound, "there is nothing to wait for").into());
+        }
+        let format = arguments.output.output;
+        let images = wait(&chosen, arguments.goal, arguments.timeout, format).await?;
+        output::print_resources(format, &images, arguments.images.is_one())
     })
 }
 
-/// Waits until images are published as their latest specs and the latest requests say.
+/// Waits until images are published as their latest specs and the latest requests say, and gives them as they are then.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn until_ready(
-    cluster: &Cluster,
-    names: &[String],
+    chosen: &[Chosen],
     timeout: kube::core::Duration,
-) -> Result<(), Error> {
-    wait(cluster, names, Goal::Ready, timeout).await
+    format: OutputFormat,
+) -> Result<Vec<MultiArchImage>, Error> {
+    wait(chosen, Goal::Ready, timeout, format).await
 }
 
 async fn wait(
-    cluster: &Cluster,
-    names: &[String],
+    chosen: &[Chosen],
     goal: Goal,
     timeout: kube::core::Duration,
-) -> Result<(), Error> {
+    format: OutputFormat,
+) -> Result<Vec<MultiArchImage>, Error> {
     let start = Instant::now();
     let deadline = start.checked_add(timeout.into()).unwrap_or(start + Duration::from_secs(u32::MAX.into()));
-    let mut waiting: Vec<Watched> =
-        names.iter().map(|name| Watched::new(name, &cluster.namespace, &cluster.flags(), goal)).collect();
-    let mut changes = stream::select_all(waiting.iter().map(|watched| watched.changes(cluster)));
+    let mut waiting: Vec<Watched> = chosen.iter().map(|chosen| Watched::of(chosen, goal)).collect();
+    let mut changes =
+        stream::select_all(waiting.iter().zip(chosen).map(|(watched, chosen)| watched.changes(chosen)));
+    let mut met = BTreeMap::new();
     while !waiting.is_empty() {
         let until = match waiting.iter().all(|watched| watched.is_seen) {
             true => deadline,
             false => deadline.max(start + FIRST_ANSWER),
         };
-        let Ok(Some((name, change))) = timeout_at(until, changes.next()).await else {
+        let Ok(Some((title, change))) = timeout_at(until, changes.next()).await else {
             let still: Vec<String> = waiting.iter().map(|watched| watched.timed_out(timeout)).collect();
             return Err(Failure::new(Exit::TimedOut, still.join("\n")).into());
         };
         let change = change?;
-        let Some(at) = waiting.iter().position(|watched| watched.name == name) else { continue };
+        let Some(at) = waiting.iter().position(|watched| watched.title == title) else { continue };
         match waiting[at].judge(latest(&change)) {
             Verdict::Waiting => {}
             Verdict::Met(message) => {
-                drop(waiting.remove(at));
-                output::write(format!("{name}: {}\n", output::readable(&message)).as_bytes())?;
+                met.extend(waiting.remove(at).last.map(|image| (title.clone(), image)));
+                if format == OutputFormat::Table {
+                    output::write(format!("{title}: {}\n", output::readable(&message)).as_bytes())?;
+                }
             }
             Verdict::Failed(failure) => return Err(failure.into()),
         }
     }
-    Ok(())
+    Ok(chosen.iter().filter_map(|chosen| met.remove(&chosen.title)).collect())
 }
 
 /// What a change makes of the one image that is watched.
@@ -137,12 +144,15 @@ enum Verdict {
 
 /// An image that is waited for.
 struct Watched {
+    title: String,
     name: String,
     namespace: String,
     /// What leads other commands to the image.
     flags: String,
     goal: Goal,
     uid: Option<String>,
+    /// As it was seen last.
+    last: Option<MultiArchImage>,
     is_seen: bool,
     /// What stood in the way last.
     told: String,
@@ -150,17 +160,23 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(name: &str, namespace: &str, flags: &str, goal: Goal) -> Self {
-        let spinner = progress::spinner(&format!("{name}: asking the cluster"));
-        let told = "the cluster has not answered".to_owned();
-        let (name, namespace, flags) = (name.to_owned(), namespace.to_owned(), flags.to_owned());
-        Self { name, namespace, flags, goal, uid: None, is_seen: false, told, spinner }
+    fn of(chosen: &Chosen, goal: Goal) -> Self {
+        let Chosen { cluster, name, title } = chosen;
+        Self::new((title, name), &cluster.namespace, &cluster.flags(), goal)
     }
 
-    fn changes(&self, cluster: &Cluster) -> BoxStream<'static, (String, Result<Change, Error>)> {
-        let name = self.name.clone();
-        let changes = watch::images(cluster.namespaced(), Some(&self.name));
-        changes.map(move |change| (name.clone(), change)).boxed()
+    fn new((title, name): (&str, &str), namespace: &str, flags: &str, goal: Goal) -> Self {
+        let spinner = progress::spinner(&format!("{title}: asking the cluster"));
+        let told = "the cluster has not answered".to_owned();
+        let (title, name) = (title.to_owned(), name.to_owned());
+        let (namespace, flags) = (namespace.to_owned(), flags.to_owned());
+        Self { title, name, namespace, flags, goal, uid: None, last: None, is_seen: false, told, spinner }
+    }
+
+    fn changes(&self, chosen: &Chosen) -> BoxStream<'static, (String, Result<Change, Error>)> {
+        let title = self.title.clone();
+        let changes = watch::images(chosen.cluster.namespaced(), Some(&self.name));
+        changes.map(move |change| (title.clone(), change)).boxed()
     }
 
     fn timed_out(&self, waited: kube::core::Duration) -> String {
@@ -169,7 +185,7 @@ impl Watched {
             Goal::Deleted => "deleted",
         };
         let within = if waited == Duration::ZERO { String::new() } else { format!(" within {waited}") };
-        format!("{}: not {goal}{within}: {}", self.name, self.told)
+        format!("{}: not {goal}{within}: {}", self.title, self.told)
     }
 
     /// What the image being so means for the one who waits.
@@ -190,21 +206,22 @@ impl Watched {
             (Goal::Ready, Some(image)) => self.judge_present(image),
         };
         self.uid = image.and_then(|image| image.metadata.uid.clone()).or(self.uid.take());
-        self.spinner.set_message(output::readable(&format!("{}: {}", self.name, self.told)));
+        self.last = image.cloned().or(self.last.take());
+        self.spinner.set_message(output::readable(&format!("{}: {}", self.title, self.told)));
         verdict
     }
 
     fn missing(&self) -> Failure {
         let how = if self.uid.is_some() { "was deleted meanwhile" } else { "not found" };
-        Failure::new(Exit::NotFound, format!("{}: {how} in namespace {}", self.name, self.namespace))
+        Failure::new(Exit::NotFound, format!("{}: {how} in namespace {}", self.title, self.namespace))
     }
 
     fn judge_present(&mut self, image: &MultiArchImage) -> Verdict {
         let told = state::ready(image).map(told).unwrap_or_default();
-        let name = &self.name;
+        let (title, name) = (&self.title, &self.name);
         match State::of(image) {
             State::Deleting => {
-                Verdict::Failed(Failure::new(Exit::NotFound, format!("{name}: is being deleted")))
+                Verdict::Failed(Failure::new(Exit::NotFound, format!("{title}: is being deleted")))
             }
             State::Unseen => {
                 self.told = "the operator has not looked at the latest spec or request yet".to_owned();
@@ -214,14 +231,14 @@ impl Watched {
                 let more = format!("{} why {name}{}", typed_as(), self.flags);
                 Verdict::Failed(Failure::new(
                     Exit::Stalled,
-                    format!("{name}: Stalled: {told}\n`{more}` says what to do"),
+                    format!("{title}: Stalled: {told}\n`{more}` says what to do"),
                 ))
             }
             State::Suspended if !state::is_published(image) => {
                 let more = format!("{} resume {name}{}", typed_as(), self.flags);
                 Verdict::Failed(Failure::new(
                     Exit::Stalled,
-                    format!("{name}: suspended before it was published; `{more}` lets it go on"),
+                    format!("{title}: suspended before it was published; `{more}` lets it go on"),
                 ))
             }
             State::Suspended | State::Ready if state::is_published(image) => {
@@ -251,7 +268,7 @@ mod tests {
     use super::*;
 
     fn watched() -> Watched {
-        Watched::new("web", "team-a", " --context east -n team-a", Goal::Ready)
+        Watched::new(("web", "web"), "team-a", " --context east -n team-a", Goal::Ready)
     }
 
     fn platforms(phase: &str) -> serde_json::Value {
@@ -328,7 +345,7 @@ mod tests {
 
     #[test]
     fn deletion_can_be_waited_for() {
-        let mut watched = Watched::new("web", "team-a", "", Goal::Deleted);
+        let mut watched = Watched::new(("web", "web"), "team-a", "", Goal::Deleted);
         let there = image("True", false, platforms("Ready"));
         assert!(matches!(watched.judge(Some(&there)), Verdict::Waiting));
         assert!(matches!(watched.judge(None), Verdict::Met(_)));

@@ -18,6 +18,7 @@ use super::kept;
 use crate::api::LABEL_IMAGE;
 use crate::cli::Error;
 use crate::cli::cluster::{Cluster, explain};
+use crate::cli::image::logs::started;
 
 /// How many lines of each log are kept.
 const LOG_LINES: i64 = 5_000;
@@ -102,7 +103,7 @@ impl Bundle {
             let name = pod.name_any();
             self.add(&format!("builds/{namespace}/pod-{name}.yaml"), &kept::workload(json(&pod), printed));
             if printed {
-                self.log(&pods, &name, &format!("builds/{namespace}/pod-{name}.log"), false).await;
+                self.logs(&pods, &pod, &format!("builds/{namespace}/pod-{name}")).await;
             }
         }
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
@@ -130,13 +131,9 @@ impl Bundle {
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         for pod in self.list(&pods, &ours, &format!("pods of {namespace}")).await {
             let name = pod.name_any();
-            // What it has printed last is in its log, too.
-            self.add(&format!("operator/pod-{name}.yaml"), &kept::workload(json(&pod), true));
-            self.log(&pods, &name, &format!("operator/pod-{name}.log"), false).await;
-            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-            if statuses.map(|status| status.restart_count).any(|restarts| restarts > 0) {
-                self.log(&pods, &name, &format!("operator/pod-{name}-previous.log"), true).await;
-            }
+            // What it has printed last is in its log, too, and tells there what others have printed.
+            self.add(&format!("operator/pod-{name}.yaml"), &kept::workload(json(&pod), self.printed));
+            self.logs(&pods, &pod, &format!("operator/pod-{name}")).await;
         }
     }
 
@@ -174,14 +171,40 @@ impl Bundle {
         }
     }
 
-    async fn log(&mut self, pods: &Api<Pod>, name: &str, path: &str, previous: bool) {
-        let parameters =
-            LogParams { tail_lines: Some(LOG_LINES), previous, timestamps: true, ..LogParams::default() };
-        match pods.logs(name, &parameters).await {
-            Ok(text) => drop(self.files.insert(path.to_owned(), kept::text(&text, self.printed))),
-            Err(error) => self.problems.push(format!("log of pod/{name}: {}", explain(error))),
+    /// The logs of a pod's containers, a file each, and what was printed before the latest restart.
+    async fn logs(&mut self, pods: &Api<Pod>, pod: &Pod, path: &str) {
+        for container in started(pod) {
+            self.log(pods, pod, &container, &format!("{path}.{container}.log"), false).await;
+            if has_restarted(pod, &container) {
+                self.log(pods, pod, &container, &format!("{path}.{container}.previous.log"), true).await;
+            }
         }
     }
+
+    async fn log(&mut self, pods: &Api<Pod>, pod: &Pod, container: &str, path: &str, previous: bool) {
+        let parameters = LogParams {
+            container: Some(container.to_owned()),
+            tail_lines: Some(LOG_LINES),
+            previous,
+            timestamps: true,
+            ..LogParams::default()
+        };
+        let name = pod.name_any();
+        match pods.logs(&name, &parameters).await {
+            Ok(text) => drop(self.files.insert(path.to_owned(), kept::text(&text, self.printed))),
+            Err(error) => {
+                self.problems.push(format!("log of pod/{name}, container {container}: {}", explain(error)));
+            }
+        }
+    }
+}
+
+fn has_restarted(pod: &Pod, container: &str) -> bool {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten());
+    statuses.filter(|status| status.name == container).any(|status| status.restart_count > 0)
 }
 
 /// The lease that an operator with these arguments waits for.

@@ -3,12 +3,15 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::api::Reason;
+use crate::build::ExitCause;
+
 /// Whose annotations are kept.
 const GROUP: &str = "multiarch.dev";
 /// What stands where something was left out.
 const LEFT_OUT: &str = "(left out)";
-/// The reason whose messages repeat the command of `verify.run` and the last line that it printed.
-const RUN_FAILED: &str = "VerifyRunFailed";
+/// What the operator's log says its events as, in front of their messages.
+const TELLS: &str = "multiarch::controller::status: ";
 
 /// A `MultiArchImage`: all of it, but for values of build arguments, inline Dockerfiles, the command of `verify.run` and the
 /// copy that kubectl keeps; and, unless `printed`, for what its programs have printed.
@@ -22,8 +25,10 @@ pub fn image(mut object: Value, printed: bool) -> Value {
         for platform in platforms.into_iter().flatten().filter_map(Value::as_object_mut) {
             platform.remove("logTail");
         }
-        if let Some(status) = object.get_mut("status") {
-            hide_messages_of_runs(status);
+        if runs_containers(&object["spec"])
+            && let Some(status) = object.get_mut("status")
+        {
+            hide_printed_messages(status);
         }
     }
     let spec = &mut object["spec"];
@@ -41,16 +46,31 @@ pub fn image(mut object: Value, printed: bool) -> Value {
     object
 }
 
+/// Whether any of an image's messages may come from a container.
+fn runs_containers(spec: &Value) -> bool {
+    !spec["build"].is_null() || spec.pointer("/verify/run").is_some()
+}
+
+/// Whether messages of a reason may repeat what a container has printed: with an error, BuildKit prints the line of the
+/// Dockerfile that it is about, and `verify.run` its command and its last line.
+fn is_printed(reason: Reason) -> bool {
+    reason == Reason::VerifyRunFailed || ExitCause::ALL.iter().any(|cause| cause.reason() == reason)
+}
+
+fn is_printed_reason(reason: &Value) -> bool {
+    Reason::ALL.iter().any(|known| reason == known.as_str() && is_printed(*known))
+}
+
 /// Wherever a reason stands with its message: of a condition, of a platform and of its run.
-fn hide_messages_of_runs(value: &mut Value) {
+fn hide_printed_messages(value: &mut Value) {
     match value {
-        Value::Array(values) => values.iter_mut().for_each(hide_messages_of_runs),
+        Value::Array(values) => values.iter_mut().for_each(hide_printed_messages),
         Value::Object(fields) => {
-            let is_of_run = fields.get("reason").and_then(Value::as_str) == Some(RUN_FAILED);
-            if let Some(message) = fields.get_mut("message").filter(|_| is_of_run) {
+            let is_printed = fields.get("reason").is_some_and(is_printed_reason);
+            if let Some(message) = fields.get_mut("message").filter(|_| is_printed) {
                 *message = json!(LEFT_OUT);
             }
-            fields.values_mut().for_each(hide_messages_of_runs);
+            fields.values_mut().for_each(hide_printed_messages);
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
@@ -152,22 +172,34 @@ pub fn event(object: &Value, printed: bool) -> Value {
     ];
     let mut event = only(object, &KEPT);
     event["created"] = object["metadata"]["creationTimestamp"].clone();
-    if !printed && event["reason"] == RUN_FAILED {
+    if !printed && is_printed_reason(&event["reason"]) {
         event["note"] = json!(LEFT_OUT);
     }
     urls(&mut event);
     event
 }
 
-/// Lines of a log; unless `printed`, without those of the operator that repeat what a run has printed.
+/// Lines of a log; unless `printed`, without the messages of the operator that repeat what a container has printed.
 pub fn text(text: &str, printed: bool) -> String {
     let kept = |line: &str| match line.split_once(' ') {
-        Some((time, said)) if !printed && said.contains(RUN_FAILED) => {
-            format!("{time} {RUN_FAILED} {LEFT_OUT}\n")
+        Some((time, said)) if !printed => {
+            format!("{time} {}\n", without_secrets_of_urls(&without_printed(said)))
         }
         _ => without_secrets_of_urls(line) + "\n",
     };
     text.lines().map(kept).collect()
+}
+
+/// A line of the operator's log, as text or as JSON, without its message if that may repeat what was printed.
+fn without_printed(said: &str) -> String {
+    let mut printed = Reason::ALL.iter().filter(|reason| is_printed(**reason));
+    let Some(reason) = printed.find(|reason| said.contains(reason.as_str())) else { return said.to_owned() };
+    if let Ok(Value::Object(mut fields)) = serde_json::from_str(said) {
+        fields.insert("message".to_owned(), json!(LEFT_OUT));
+        return Value::Object(fields).to_string();
+    }
+    let known = said.find(TELLS).map_or("", |at| &said[..at + TELLS.len()]);
+    format!("{known}{reason} {LEFT_OUT}")
 }
 
 fn only(object: &Value, fields: &[&str]) -> Value {
@@ -290,7 +322,7 @@ mod tests {
                 "platforms": [{
                     "platform": "linux/amd64", "reason": "VerifyRunFailed", "message": said, "logTail": "hunter2",
                     "verification": {"run": {"passed": false, "reason": "VerifyRunFailed", "message": said}},
-                }, {"platform": "linux/arm64", "reason": "BuildFailed", "message": "exit code 1", "logTail": "hunter2"}],
+                }, {"platform": "linux/arm64", "reason": "BuildEvicted", "message": "evicted", "logTail": "hunter2"}],
                 "conditions": [{"type": "Ready", "reason": "VerifyRunFailed", "message": said}],
             },
         });
@@ -298,7 +330,7 @@ mod tests {
         assert!(!kept.to_string().contains("hunter"), "{kept}");
         assert_eq!(kept["spec"]["verify"]["run"], json!({"command": LEFT_OUT, "timeout": "1m"}));
         assert_eq!(kept["status"]["conditions"][0]["message"], LEFT_OUT);
-        assert_eq!(kept["status"]["platforms"][1]["message"], "exit code 1");
+        assert_eq!(kept["status"]["platforms"][1]["message"], "evicted");
         let kept = image(object, true);
         assert_eq!(kept["spec"]["verify"]["run"]["command"], LEFT_OUT);
         assert_eq!(kept["status"]["platforms"][0]["logTail"], "hunter2");
@@ -319,12 +351,65 @@ mod tests {
         let kept = workload(pod, true);
         assert_eq!(kept["status"]["containerStatuses"][0]["state"]["terminated"]["message"], "hunter2");
 
-        let log = "2026-01-02 WARN: x: hunter2 reason=\"VerifyRunFailed\"\n2026-01-03 INFO: published\n";
-        assert_eq!(text(log, false), "2026-01-02 VerifyRunFailed (left out)\n2026-01-03 INFO: published\n");
-        assert_eq!(text(log, true), log);
         let told = json!({"metadata": {}, "reason": "VerifyRunFailed", "note": said});
         assert_eq!(event(&told, false)["note"], LEFT_OUT);
         assert_eq!(event(&told, true)["note"], said);
+    }
+
+    #[test]
+    fn the_line_of_a_dockerfile_that_failed_is_kept_only_where_what_was_printed_is_asked_for() {
+        let said =
+            "Dockerfile:5: RUN curl -u admin:hunter2 host.test: did not complete successfully: exit code: 6";
+        // Of any cause that a build's container finds: the step may mount an image that is not there.
+        for cause in ExitCause::ALL.map(ExitCause::reason) {
+            let object = json!({
+                "metadata": {"name": "web"},
+                "spec": {"platforms": [], "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}}},
+                "status": {
+                    "platforms": [{"platform": "linux/amd64", "reason": cause, "message": said}],
+                    "conditions": [
+                        {"type": "Ready", "reason": cause, "message": format!("linux/amd64: {cause}: {said}")},
+                    ],
+                },
+            });
+            let kept = image(object.clone(), false);
+            assert!(!kept.to_string().contains("hunter"), "{kept}");
+            assert_eq!(kept["status"]["conditions"][0]["reason"], cause.as_str());
+            assert!(image(object, true).to_string().contains("hunter2"));
+            let told = json!({"metadata": {}, "reason": cause, "note": format!("linux/amd64: {said}")});
+            assert_eq!(event(&told, false)["note"], LEFT_OUT);
+        }
+        let kept = image(
+            json!({
+                "metadata": {"name": "web"},
+                "spec": {"platforms": [{"platform": "linux/amd64", "image": "r.test/web"}]},
+                "status": {"platforms": [{"reason": "RegistryUnavailable", "message": "no such host"}]},
+            }),
+            false,
+        );
+        assert_eq!(kept["status"]["platforms"][0]["message"], "no such host", "nothing of it is built");
+    }
+
+    #[test]
+    fn the_operators_log_tells_which_image_and_why_without_what_was_printed() {
+        let log = "2026-01-02 2026-01-02 WARN round{image=team-a/web}: multiarch::controller::status: linux/amd64: \
+                   hunter2 reason=\"BuildFailed\"\n2026-01-03 INFO: published\n";
+        let kept = "2026-01-02 2026-01-02 WARN round{image=team-a/web}: multiarch::controller::status: BuildFailed \
+                    (left out)\n2026-01-03 INFO: published\n";
+        assert_eq!(text(log, false), kept);
+        assert_eq!(text(log, true), log);
+        let log = r#"2026-01-02 {"level":"WARN","message":"hunter2","image":"team-a/web","reason":"VerifyRunFailed"}"#;
+        let kept = text(log, false);
+        let (_, object) = kept.split_once(' ').unwrap();
+        let object: Value = serde_json::from_str(object).unwrap();
+        assert_eq!(
+            object,
+            json!({"level": "WARN", "message": LEFT_OUT, "image": "team-a/web", "reason": "VerifyRunFailed"})
+        );
+        assert_eq!(
+            text("2026-01-02 x VerifyRunFailed hunter2\n", false),
+            "2026-01-02 VerifyRunFailed (left out)\n"
+        );
     }
 
     #[test]

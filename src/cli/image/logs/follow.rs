@@ -12,7 +12,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as start};
 use super::super::watch::{self, Change};
 use super::lines::Timed;
 use super::pods::Work;
-use super::{Outcome, Reader, pods, refusal, say, text_lines};
+use super::{Outcome, Reader, container, pods, refusal, say};
 use crate::api::{LABEL_IMAGE, MultiArchImage};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{Error, output};
@@ -30,7 +30,7 @@ struct Followed {
     skipped: BTreeSet<String>,
     /// How many pods of a platform have been begun.
     attempts: BTreeMap<(String, Work), usize>,
-    lines: SelectAll<BoxStream<'static, (String, Work, Timed)>>,
+    lines: SelectAll<BoxStream<'static, (String, Work, Result<Timed, String>)>>,
     outcome: Outcome,
 }
 
@@ -56,10 +56,14 @@ impl Reader<'_> {
             tokio::select! {
                 // The end of the last log is no line, and the loop must see it.
                 line = followed.lines.next(), if !followed.lines.is_empty() => {
-                    if let Some((platform, work, line)) = line {
-                        let line = self.prefixes.line(&platform, &line.told(self.arguments.timestamps));
-                        output::write(line.as_bytes())?;
-                        followed.outcome.read.insert((platform, work));
+                    match line {
+                        Some((platform, work, Ok(line))) => {
+                            let line = self.prefixes.line(&platform, &line.told(self.arguments.timestamps));
+                            output::write(line.as_bytes())?;
+                            followed.outcome.read.insert((platform, work));
+                        }
+                        Some((platform, _, Err(what))) => say(&platform, &what),
+                        None => {}
                     }
                 }
                 event = pods.try_next() => match event? {
@@ -119,8 +123,8 @@ impl Reader<'_> {
             return;
         }
         followed.outcome.found.insert((platform.clone(), Work::of(pod)));
-        for container in pods::started(pod) {
-            let key = (uid.clone(), container.clone());
+        for name in pods::started(pod) {
+            let key = (uid.clone(), name.clone());
             if followed.begun.contains(&key) {
                 continue;
             }
@@ -128,11 +132,17 @@ impl Reader<'_> {
                 announce(followed, platform, pod);
             }
             followed.begun.insert(key);
-            match self.open(pod, &container, true).await {
+            let container = self.container(pod, name);
+            match container.open(true, None).await {
                 Ok(log) => {
-                    let (platform, work) = (platform.clone(), Work::of(pod));
-                    let lines =
-                        text_lines(log).map(move |line| (platform.clone(), work, Timed::parse(&line)));
+                    let (platform, work, pod) = (platform.clone(), Work::of(pod), pod.name_any());
+                    let reopen = move |since, broke| {
+                        let container = container.clone();
+                        async move { container.reopen(since, broke).await }
+                    };
+                    let lines = container::lines(log, reopen).map(move |line| {
+                        (platform.clone(), work, line.map_err(|what| format!("pod/{pod}: {what}")))
+                    });
                     followed.lines.push(lines.boxed());
                 }
                 Err(error) => {

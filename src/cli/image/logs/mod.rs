@@ -1,5 +1,6 @@
 //! `multiarch logs`: what the builds of an image print, all platforms together.
 
+mod container;
 mod follow;
 mod lines;
 mod pods;
@@ -7,10 +8,10 @@ mod pods;
 use std::collections::BTreeSet;
 
 use clap::Args;
-use futures::{AsyncBufRead, AsyncBufReadExt as _, StreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::{ListParams, LogParams};
+use kube::api::ListParams;
 
 use super::image_name;
 use crate::api::{LABEL_IMAGE, MultiArchImage, PlatformStatus, Reason};
@@ -18,7 +19,9 @@ use crate::cli::cluster::{self, Cluster, NamespaceArguments};
 use crate::cli::exit::{self, Exit, Failure};
 use crate::cli::{Error, output, progress};
 use crate::platform::Platform;
+use container::Container;
 use lines::{Prefixes, Timed};
+pub(in crate::cli) use pods::started;
 use pods::{Wanted, Work};
 
 /// How many logs are fetched at once.
@@ -122,10 +125,13 @@ impl Reader<'_> {
     async fn lines(&self, platform: &str, pod: &Pod) -> Log {
         let mut read = Log::default();
         for container in pods::started(pod) {
-            match self.open(pod, &container, false).await {
+            match self.container(pod, container).open(false, None).await {
                 Ok(log) => {
-                    let lines = text_lines(log).map(|line| Timed::parse(&line));
-                    read.lines.extend(lines.collect::<Vec<_>>().await);
+                    let (lines, broke) = container::read(log).await;
+                    read.lines.extend(lines);
+                    if let Some(cause) = broke {
+                        say(platform, &format!("pod/{}: its log broke off: {cause}", pod.name_any()));
+                    }
                 }
                 Err(error) => {
                     say(platform, &format!("pod/{}: {error}", pod.name_any()));
@@ -136,22 +142,9 @@ impl Reader<'_> {
         read
     }
 
-    /// The log of a container, with times.
-    async fn open(
-        &self,
-        pod: &Pod,
-        container: &str,
-        follow: bool,
-    ) -> Result<impl AsyncBufRead + Send + use<>, Error> {
-        let parameters = LogParams {
-            container: Some(container.to_owned()),
-            follow,
-            tail_lines: self.arguments.tail.map(i64::from),
-            timestamps: true,
-            ..LogParams::default()
-        };
-        let log = self.cluster.namespaced::<Pod>().log_stream(&pod.name_any(), &parameters).await;
-        log.map_err(cluster::explain)
+    /// A container of a pod.
+    fn container(&self, pod: &Pod, name: String) -> Container {
+        Container { pods: self.cluster.namespaced(), pod: pod.name_any(), name, tail: self.arguments.tail }
     }
 
     /// Of platforms without a line: what the status keeps of what failed, or why there is nothing.
@@ -244,17 +237,6 @@ fn silence<'a>(entry: &'a PlatformStatus, outcome: &Outcome, previous: bool) -> 
 
 fn say(platform: &str, message: &str) {
     progress::say(&format!("{platform}: {message}"));
-}
-
-/// The lines of a log. What is no UTF-8 is replaced; a log that breaks off ends.
-fn text_lines(log: impl AsyncBufRead + Send) -> impl futures::Stream<Item = String> + Send {
-    stream::unfold(Box::pin(log), |mut log| async move {
-        let mut line = Vec::new();
-        match log.read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) if line.is_empty() => None,
-            _ => Some((String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned(), log)),
-        }
-    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use kube::ResourceExt as _;
 
 use super::super::state::{self, State};
@@ -107,13 +107,26 @@ pub(super) fn by_platform<'a>(
 }
 
 /// The containers of a pod that have printed something or may do so by now, in the order in which they run.
-pub(super) fn started(pod: &Pod) -> Vec<String> {
+pub(in crate::cli) fn started(pod: &Pod) -> Vec<String> {
     let Some(status) = &pod.status else { return vec![] };
+    // One that fails again and again waits in between for its next start.
     let has_started = |container: &&ContainerStatus| {
-        container.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+        let states = [&container.state, &container.last_state];
+        states.into_iter().flatten().any(|state| state.running.is_some() || state.terminated.is_some())
     };
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    containers.filter(has_started).map(|container| container.name.clone()).collect()
+    statuses(status).filter(has_started).map(|container| container.name.clone()).collect()
+}
+
+/// Whether a container may print more.
+pub(super) fn is_running(pod: &Pod, name: &str) -> bool {
+    let mut containers = pod.status.iter().flat_map(statuses);
+    containers.any(|status| {
+        status.name == name && status.state.as_ref().is_some_and(|state| state.running.is_some())
+    })
+}
+
+fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    status.init_container_statuses.iter().chain(&status.container_statuses).flatten()
 }
 
 #[cfg(test)]
@@ -189,5 +202,11 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(started(&pod), ["context"]);
+        pod.status = serde_json::from_value(json!({
+            "containerStatuses": [{"name": "operator", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}}],
+        }))
+        .unwrap();
+        assert_eq!(started(&pod), ["operator"]);
     }
 }
