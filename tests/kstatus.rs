@@ -227,3 +227,57 @@ async fn kubectl_wait_does_not_take_an_old_ready_for_a_new_one() {
     assert!(wait("--timeout=5m").await);
     assert!(is_ready(&world.until_ready("web").await));
 }
+
+#[tokio::test]
+async fn a_tag_that_another_image_has_is_a_failure_until_that_one_goes() {
+    let world = World::new().await;
+    let from = world.repository("from");
+    Push::to(&from).image("v1", "linux/s390x", "content").await;
+    let spec = |annotation: &str| {
+        json!({"target": {"repository": world.repository("web"), "tags": ["1.0"], "annotations": {"a": annotation}},
+               "platforms": [{"platform": "linux/s390x", "image": format!("{from}:v1")}]})
+    };
+    let _operator = Operator::start(&world);
+    let api = world.api::<MultiArchImage>();
+    let older = world.apply("older", spec("older")).await;
+    world.until_ready("older").await;
+    // Ages are whole seconds, and chance decides between two of one age.
+    let mut number = 0;
+    let (name, mut recording) = loop {
+        number += 1;
+        let name = format!("younger-{number}");
+        let recording = record(&world, &name).await;
+        let younger = world.apply(&name, spec("younger")).await;
+        if younger.metadata.creation_timestamp != older.metadata.creation_timestamp {
+            break (name, recording);
+        }
+        api.delete(&name, &DeleteParams::default()).await.expect("it is deleted");
+    };
+    let versions = recording.until("stalled", |version| says(version, "Stalled", "True")).await;
+    assert_eq!(story(&versions), failed());
+    let conflict = support::recording::condition(versions.last().expect("a version"), "Ready");
+    assert_eq!(conflict.map(|ready| &ready["reason"]), Some(&json!("TagConflict")));
+    api.delete("older", &DeleteParams::default()).await.expect("it is deleted");
+    let versions = recording.until("ready", ready).await;
+    assert_eq!(story(&versions).kstatus.last().map(String::as_str), Some("Current"), "{name}");
+}
+
+#[tokio::test]
+async fn a_platform_that_is_skipped_keeps_nobody_waiting() {
+    let world = World::new().await;
+    let from = world.repository("from");
+    Push::to(&from).image("v1", "linux/s390x", "content").await;
+    let _operator = Operator::start(&world);
+    let mut recording = record(&world, "web").await;
+    // The rig has no node of the kind that is to be built on.
+    let build = json!({"context": {"inline": {"dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}}});
+    let mut spec = builds::spec(&world, "web", &["linux/ppc64le"], build);
+    spec["platforms"] = json!([
+        {"platform": "linux/ppc64le", "whenNoNode": "Skip"},
+        {"platform": "linux/s390x", "image": format!("{from}:v1")},
+    ]);
+    world.apply("web", spec).await;
+    let versions = recording.until("ready", ready).await;
+    assert_eq!(story(&versions), published());
+    assert_eq!(versions.last().expect("a version")["status"]["platforms"][0]["phase"], "Skipped");
+}

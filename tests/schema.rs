@@ -328,6 +328,10 @@ async fn what_cannot_work_is_refused_with_what_to_write_instead() {
             "write the repository without tag",
         ),
         (with("/target/mirrors", json!([{"repository": "web"}])), "write registry/repository"),
+        (
+            with("/target/mirrors", json!([{"repository": "registry.test/team-a/web"}])),
+            "a mirror is a further repository; take the target itself out of the mirrors",
+        ),
         (with("/target/driftPolicy", json!("Ignore")), "supported values: \"Correct\", \"Report\""),
         (with("/deletionPolicy", json!("Orphan")), "supported values: \"Retain\", \"Delete\""),
         (with("/platforms/0/optional", json!("yes")), "expected boolean"),

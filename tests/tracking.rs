@@ -242,6 +242,39 @@ async fn tags_go_with_their_resource_but_not_what_others_use() {
 }
 
 #[tokio::test]
+async fn where_no_tag_can_be_removed_the_index_is_unless_another_resource_names_it_by_its_digest() {
+    let world = World::new().await;
+    source(&world, "content").await;
+    let counts = Arc::new(Counts::default());
+    let host = Proxy::of_registry(world.rig, &counts).await.address.to_string();
+    let _operator = Start::new(&world).plain_http(&host).run();
+    let api = world.api::<MultiArchImage>();
+    // Some say that they cannot, and some that there is no such tag.
+    for status in [405, 404] {
+        counts.keep_tags(status);
+        for is_pinned in [true, false] {
+            let name = format!("web-{status}-{is_pinned}");
+            let repository = format!("{host}/{}/{name}", world.namespace);
+            let mut wanted = spec(&world, json!({"repository": repository, "annotations": {"name": name}}));
+            wanted["deletionPolicy"] = json!("Delete");
+            world.apply(&name, wanted).await;
+            let image = world.until_ready(&name).await;
+            if is_pinned {
+                let mut pinned =
+                    spec(&world, json!({"repository": world.repository(&format!("pin-{status}"))}));
+                pinned["platforms"][0]["image"] = json!(format!("{repository}@{}", digest(&image)));
+                world.apply(&format!("pin-{status}"), pinned).await;
+                world.until_ready(&format!("pin-{status}")).await;
+            }
+            api.delete(&name, &DeleteParams::default()).await.expect("it is deleted");
+            until_gone(api.clone(), &name).await;
+            let left = held(&world.repository(&name), &digest(&image)).await;
+            assert_eq!(left, is_pinned.then(|| digest(&image)), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_optional_platform_joins_the_index_when_it_is_there() {
     let world = World::new().await;
     source(&world, "content").await;

@@ -11,7 +11,7 @@ mod support;
 use command::Ran;
 use fault_server::{Answer, FaultServer};
 use kube::api::DeleteParams;
-use multiarch::api::MultiArchImage;
+use multiarch::api::{MultiArchImage, Reason};
 use multiarch::registry::Digest;
 use serde_json::{Value, json};
 use support::builds::{inline, secret, until_gone};
@@ -42,8 +42,77 @@ const OF_REGISTRIES: [&str; 14] = [
 ];
 
 /// Those that do.
-const OF_BUILDS: [&str; 6] =
-    ["NoNodeForPlatform", "Unschedulable", "BuildFailed", "BuildOutOfMemory", "BuildEvicted", "BuildTimeout"];
+const OF_BUILDS: [&str; 7] = [
+    "NoNodeForPlatform",
+    "Unschedulable",
+    "BuildFailed",
+    "BuildOutOfMemory",
+    "BuildEvicted",
+    "BuildTimeout",
+    "VerifyRunFailed",
+];
+
+/// That of a builder which cannot be pulled.
+const OF_BUILDERS: &str = "ImagePullFailed";
+
+/// What is promised by name to whoever writes scripts.
+const PROMISED: [&str; 21] = [
+    "SourceNotFound",
+    "AuthenticationFailed",
+    "RateLimited",
+    "RegistryUnavailable",
+    "PlatformMismatch",
+    "NoNodeForPlatform",
+    "Unschedulable",
+    "BuildFailed",
+    "BuildOutOfMemory",
+    "BuildEvicted",
+    "BuildTimeout",
+    "ImagePullFailed",
+    "ContextNotFound",
+    "SecretNotFound",
+    "VerifyRunFailed",
+    "PushDenied",
+    "DigestMismatch",
+    "TagConflict",
+    "TagExists",
+    "Suspended",
+    "Published",
+];
+
+/// What is made to happen elsewhere, or passes too soon to be asked for.
+const ELSEWHERE: [Reason; 30] = [
+    Reason::Resolving,
+    Reason::Verifying,
+    Reason::Building,
+    Reason::Copying,
+    Reason::Publishing,
+    Reason::Verified,
+    Reason::SourceInvalid,
+    Reason::Queued,
+    Reason::BaseImagePlatformMissing,
+    Reason::BaseImageNotFound,
+    Reason::EmulationUnavailable,
+    Reason::RemoteBuilderUnavailable,
+    Reason::BuildDiskFull,
+    Reason::PodNotCreated,
+    Reason::ContainerStarting,
+    Reason::BuildResultLost,
+    Reason::ContextChanged,
+    Reason::ContextUnavailable,
+    Reason::SecretInvalid,
+    Reason::TagMoved,
+    Reason::DriftCorrected,
+    Reason::TagsKept,
+    Reason::BinaryMismatch,
+    Reason::VerifyRunning,
+    Reason::PolicyDenied,
+    Reason::InvalidSpec,
+    Reason::JobConflict,
+    Reason::ClusterError,
+    Reason::InternalError,
+    Reason::Pending,
+];
 
 /// How a reason is made to happen, and what must be said of it then.
 struct Case {
@@ -300,6 +369,19 @@ async fn is_as_old_as_published(world: &World) -> bool {
     created("published").await == created("tagconflict").await
 }
 
+#[test]
+fn every_reason_has_a_case_or_is_said_to_have_none() {
+    let cases: Vec<&str> = OF_REGISTRIES.into_iter().chain(OF_BUILDS).chain([OF_BUILDERS]).collect();
+    let without: Vec<&str> = PROMISED.into_iter().filter(|reason| !cases.contains(reason)).collect();
+    assert_eq!(without, Vec::<&str>::new(), "promised, and never made to happen");
+    for reason in Reason::ALL {
+        let (has_case, is_elsewhere) = (cases.contains(&reason.as_str()), ELSEWHERE.contains(reason));
+        assert!(has_case != is_elsewhere, "{reason}: has a case: {has_case}, elsewhere: {is_elsewhere}");
+    }
+    let unknown = cases.iter().find(|case| !Reason::ALL.iter().any(|reason| reason.as_str() == **case));
+    assert_eq!(unknown, None);
+}
+
 #[tokio::test]
 async fn every_reason_that_needs_no_node_is_named_with_what_to_do() {
     let world = World::new().await;
@@ -344,7 +426,7 @@ async fn a_builder_image_that_no_node_can_pull_is_named_with_its_pod() {
     needs_nodes!("a_builder_image_that_no_node_can_pull_is_named_with_its_pod");
     let world = World::new().await;
     let _operator = Start::new(&world).builder_image(&format!("{}/no/builder:1", world.rig.registry)).run();
-    let reason = "ImagePullFailed";
+    let reason = OF_BUILDERS;
     let case =
         case(inline(&world, &name_of(reason), &[PLATFORM], "RUN true"), "pod/", "kubectl describe pod/");
     world.apply(&name_of(reason), case.spec.clone()).await;

@@ -136,6 +136,13 @@ reasons! {
     Pending,
 }
 
+impl Reason {
+    /// Whether a Secret of the spec is to be mended: it comes back by itself only where somebody was about to write it.
+    pub fn is_about_a_secret(self) -> bool {
+        matches!(self, Reason::SecretNotFound | Reason::SecretInvalid)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())

@@ -77,6 +77,12 @@ pub fn docker_list_without_annotations() -> Rule {
         .message("a Docker manifest list cannot have annotations; write format: OCI, or leave the annotations out")
 }
 
+/// The target itself is no mirror.
+pub fn mirrors_elsewhere() -> Rule {
+    Rule::new("!has(self.mirrors) || self.mirrors.all(m, m.repository != self.repository)")
+        .message("a mirror is a further repository; take the target itself out of the mirrors")
+}
+
 /// What a platform's own tag is made of. Without the architecture two platforms would have one tag.
 pub fn platform_tag_form() -> Rule {
     Rule::new(

@@ -108,6 +108,7 @@ pub enum DeletionPolicy {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::docker_list_without_annotations())]
+#[x_kube(validation = rules::mirrors_elsewhere())]
 pub struct Target {
     /// Registry and repository, without tag and digest: registry.example.com/team-a/web
     #[x_kube(validation = rules::repository_without_tag())]

@@ -37,6 +37,12 @@ pub struct MultiArchImageStatus {
     /// What every platform is built from: the git commit, or the digest of the image that is the context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_revision: Option<String>,
+    /// Tags that are being written, each with its digest: what a publication that has not come to its end may have left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publishing: Vec<PublishedTag>,
+    /// Images of platforms that are not in a repository where they were, until they are seen there again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingImage>,
     /// The last five indexes published, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
@@ -82,9 +88,21 @@ pub struct PublishedTag {
     /// The platform whose image it points at; without one, at the index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// The digest of that image.
+    /// The digest of that image; of an index only where the tag still points at an earlier one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+}
+
+/// The image of a platform that a repository has lost, or may have.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingImage {
+    /// The repository.
+    pub repository: String,
+    /// Digest of the image.
+    pub digest: String,
+    /// When it was first not to be seen.
+    pub since: Time,
 }
 
 /// One earlier publication.

@@ -24,6 +24,7 @@ pub(super) fn observe(
         pods: context.pods.state_filter(|pod| image_of(pod).as_ref() == Some(object)),
         nodes: nodes(context),
         turns: context.admission.turns(object),
+        publications: context.tasks.publications(object),
         conflict: context.performer.claims().conflict(object),
         started: context.started,
     }

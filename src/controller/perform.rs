@@ -24,7 +24,7 @@ use crate::network::HostPolicy;
 use crate::plan::Conflict;
 use crate::plan::claims::Claims;
 use crate::plan::task::{Found, Task};
-use crate::registry::{Digest, Kind, Session};
+use crate::registry::{Digest, Kind, Repository, Session};
 use crate::{git, registry};
 
 /// A build does not wait longer for what its builder reads anyway.
@@ -79,6 +79,7 @@ fn leaves_the_cluster(task: &Task) -> bool {
         | Task::InspectBuild { .. }
         | Task::CopyImage { .. }
         | Task::Publish { .. }
+        | Task::PutBack { .. }
         | Task::Check { .. } => true,
         Task::CheckSecrets { .. }
         | Task::ReadConfigMap { .. }
@@ -172,16 +173,15 @@ impl Performer {
             }
             Task::Publish { generation, repository, tags, index, platform_tags, policy, .. } => {
                 let session = self.session(object).await?;
-                // Whoever edited the spec meanwhile wants another index under these tags.
-                if self.current(object)?.metadata.generation != Some(generation) {
-                    return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
-                }
-                if let Some(Conflict { tag, holder }) = self.claims().conflict(object) {
-                    let message = format!("{tag} is published by {holder}");
-                    return Err(Problem::transient(Reason::TagConflict, message));
-                }
+                self.check_still_wanted(object, generation)?;
                 let images = by_image(&platform_tags);
                 image::publish_with_images(&session, &repository, &index, &tags, &images, policy).await?;
+                Ok(Found::Done)
+            }
+            Task::PutBack { generation, repository, tags, .. } => {
+                let session = self.session(object).await?.without_mirrors();
+                self.check_still_wanted(object, generation)?;
+                put_back(&session, &repository, &tags).await.map_err(|error| written(&error))?;
                 Ok(Found::Done)
             }
             Task::Check { sources, published, git, .. } => {
@@ -215,6 +215,20 @@ impl Performer {
 
     fn current(&self, object: &ObjectRef<MultiArchImage>) -> Result<Arc<MultiArchImage>, Problem> {
         self.images.get(object).ok_or_else(|| Problem::transient(Reason::Pending, "the image is gone"))
+    }
+
+    /// Looks once more before a tag is written: whoever edited the spec meanwhile wants something else under it.
+    fn check_still_wanted(&self, object: &ObjectRef<MultiArchImage>, generation: i64) -> Result<(), Problem> {
+        if self.current(object)?.metadata.generation != Some(generation) {
+            return Err(Problem::transient(Reason::Publishing, "the spec was edited meanwhile"));
+        }
+        match self.claims().conflict(object) {
+            Some(Conflict { tag, holder }) => {
+                let message = format!("{tag} is published by {holder}");
+                Err(Problem::transient(Reason::TagConflict, message))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A session with the credentials as they are in the Secrets right now.
@@ -286,6 +300,22 @@ impl Performer {
         }
         Ok(Found::Files { sums: found.0, dockerfiles: found.1 })
     }
+}
+
+/// Points tags at manifests that the repository has.
+async fn put_back(
+    session: &Session,
+    repository: &Repository,
+    tags: &[(String, Digest)],
+) -> Result<(), registry::Error> {
+    let session = session.writing_to([repository], []);
+    for (tag, digest) in tags {
+        let manifest = session.get_manifest(&repository.with_digest(digest)).await?;
+        if let Ok(tag) = repository.with_tag(tag) {
+            session.put_manifest(&tag, &manifest.descriptor.media_type, &manifest.bytes).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Every image once, with all its tags.

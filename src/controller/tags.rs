@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
@@ -13,8 +14,9 @@ use super::perform::Performer;
 use super::secrets;
 use super::tasks::Problem;
 use crate::api::{FINALIZER, MultiArchImage, Reason};
+use crate::plan;
 use crate::plan::task::{Checked, Found, GitReference};
-use crate::registry::{self, Digest, Kind, Reference, Session};
+use crate::registry::{self, Digest, Kind, Reference, Repository, Session};
 
 /// Tags that are asked, before a manifest is deleted, whether they need it.
 const OTHER_TAGS: usize = 1000;
@@ -54,11 +56,13 @@ impl Performer {
         for problem in &problems {
             tracing::debug!("not everything can be looked at: {}", problem.message);
         }
-        let refused = problems.iter().find(|problem| !problem.transient);
-        let refused = refused.map(|problem| (problem.reason, problem.message.clone()));
+        let told = |problem: &Problem| (problem.reason, problem.message.clone());
+        let is_lasting = |problem: &&Problem| !problem.transient || problem.reason.is_about_a_secret();
+        let refused = problems.iter().find(is_lasting).map(told);
+        let unseen = problems.first().map(told);
         match problems.into_iter().next() {
             Some(problem) if held.is_empty() && commit.is_none() => Err(problem),
-            _ => Ok(Found::Checked(Arc::new(Checked { at, held, commit, refused }))),
+            _ => Ok(Found::Checked(Arc::new(Checked { at, held, commit, refused, unseen }))),
         }
     }
 
@@ -120,27 +124,52 @@ impl Performer {
             if held.is_none_or(|held| held.digest != *digest) {
                 continue;
             }
-            match session.delete_tag(tag).await {
-                Ok(_) => {}
-                Err(error) if error.kind() == Kind::Unsupported => {
-                    let reason = delete_if_unused(&session, tag, digest, &free).await.map_err(written)?;
-                    kept.extend(reason.map(|reason| format!("{tag} ({reason})")));
-                }
+            let is_removed = match session.delete_tag(tag).await {
+                Ok(true) => true,
+                // It was there a moment ago: some registries that remove no tags say that there is none.
+                Ok(false) => session
+                    .head_manifest(tag)
+                    .await
+                    .map_err(written)?
+                    .is_none_or(|held| held.digest != *digest),
+                Err(error) if error.kind() == Kind::Unsupported => false,
                 Err(error) if error.is_transient() => return Err(written(error)),
-                Err(error) => kept.push(format!("{tag} ({error})")),
+                Err(error) => {
+                    kept.push(format!("{tag} ({error})"));
+                    continue;
+                }
+            };
+            if !is_removed {
+                let needed_by = || self.needed_by(object, tag.repository(), digest);
+                let reason = delete_if_unused(&session, tag, digest, &free, needed_by).await;
+                kept.extend(reason.map_err(written)?.map(|reason| format!("{tag} ({reason})")));
             }
         }
         Ok(Found::Kept(kept))
     }
+
+    /// Another resource that names the manifest by its digest.
+    fn needed_by(
+        &self,
+        object: &ObjectRef<MultiArchImage>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<String> {
+        let images = self.images.state();
+        let mut others = images.iter().filter(|image| ObjectRef::from_obj(&***image) != *object);
+        let found = others.find(|image| plan::needs(image, repository, digest))?;
+        Some(format!("{}/{}", found.namespace().unwrap_or_default(), found.name_any()))
+    }
 }
 
 /// Where tags cannot be removed, the index itself is, with all its tags, if all of those are to go. An image of a platform
-/// is not: indexes that nobody knows of may list it. The result is why it stays.
+/// is not: indexes that nobody knows of may list it. Nor is what another resource names by its digest. The result is why it stays.
 async fn delete_if_unused(
     session: &Session,
     tag: &Reference,
     digest: &Digest,
     going: &[(Reference, Digest)],
+    needed_by: impl Fn() -> Option<String>,
 ) -> Result<Option<String>, registry::Error> {
     let repository = tag.repository();
     let is_index = session.get_manifest(tag).await?.descriptor.media_type.is_index();
@@ -160,6 +189,9 @@ async fn delete_if_unused(
         if session.head_manifest(&other).await?.is_some_and(|held| held.digest == *digest) {
             return Ok(Some(format!("the registry removes no tags, and {other} needs the index")));
         }
+    }
+    if let Some(other) = needed_by() {
+        return Ok(Some(format!("the registry removes no tags, and {other} names the index by its digest")));
     }
     match session.delete_manifest(repository, digest).await {
         Ok(_) => Ok(None),

@@ -77,6 +77,8 @@ struct Entry {
     running: Option<AbortHandle>,
     fact: Option<Fact>,
     attempts: u32,
+    /// Since when every end has left something open.
+    failing_since: Option<Timestamp>,
     /// What was started last, which knows when to do it once more.
     started: Option<Task>,
     repeat_at: Option<Timestamp>,
@@ -112,6 +114,7 @@ impl Tasks {
         for (key, entry) in self.lock().get(object).into_iter().flatten() {
             if let Some(fact) = entry.fact.as_ref().filter(|_| !entry.is_outdated(epoch)) {
                 facts.insert(key.clone(), fact.clone());
+                entry.failing_since.into_iter().for_each(|since| facts.insert_failing(key.clone(), since));
             }
         }
         facts
@@ -140,7 +143,7 @@ impl Tasks {
             let key = task.key();
             let entry = entries.entry(key.clone()).or_default();
             if entry.is_outdated(epoch) {
-                (entry.fact, entry.attempts) = (None, 0);
+                (entry.fact, entry.attempts, entry.failing_since) = (None, 0, None);
             }
             let is_open = !self.is_closed.load(Ordering::Acquire);
             if is_open && entry.is_due(now) && !matches!(task, Task::AwaitTurn { .. }) {
@@ -154,6 +157,16 @@ impl Tasks {
                 entry.running = Some(self.start(object.clone(), key, work, (running, writing), span));
             }
         }
+    }
+
+    /// The publications of an object that are under way.
+    pub fn publications(&self, object: &Object) -> Vec<Task> {
+        let objects = self.lock();
+        let running = objects.get(object).into_iter().flat_map(HashMap::values);
+        let running =
+            running.filter(|entry| entry.running.is_some()).filter_map(|entry| entry.started.as_ref());
+        let writes_tags = |task: &&Task| matches!(task, Task::Publish { .. } | Task::PutBack { .. });
+        running.filter(writes_tags).cloned().collect()
     }
 
     /// Begins nothing more, stops what only reads or copies, and waits for what is changing something others see and until
@@ -232,6 +245,8 @@ impl Tasks {
                 entry.fact = Some(Fact::Failed(Failure { reason, message, transient, retry_at }));
             }
         }
+        let is_incomplete = entry.fact.as_ref().is_some_and(Fact::is_incomplete);
+        entry.failing_since = is_incomplete.then(|| entry.failing_since.unwrap_or_else(Timestamp::now));
         if writes {
             self.ends.add(object);
         }

@@ -36,7 +36,7 @@ impl Claim {
     }
 }
 
-/// Every tag that an image names, and who names it.
+/// Every tag that an image names, and who names it. A tag is known by the identity of its repository, however that is written.
 #[derive(Debug, Default)]
 pub struct Claims {
     by_tag: HashMap<Reference, BTreeSet<Claim>>,
@@ -68,8 +68,9 @@ impl Claims {
             listed.insert(object.clone());
         }
         let named = destinations(&image.spec).into_iter().flatten().filter(|_| may_publish);
-        let tags: BTreeSet<Reference> =
-            named.flat_map(|destination| destination.references().collect::<Vec<_>>()).collect();
+        let tags: BTreeSet<Reference> = named
+            .flat_map(|destination| destination.references().map(identity).collect::<Vec<_>>())
+            .collect();
         if self.by_image.get(&object).is_some_and(|known| *known == (claim.clone(), tags.clone())) {
             return HashSet::new();
         }
@@ -110,6 +111,12 @@ impl Claims {
 
     /// Whether an image other than this one names the tag.
     pub fn is_named_by_another(&self, object: &Object, tag: &Reference) -> bool {
-        self.by_tag.get(tag).is_some_and(|claims| claims.iter().any(|claim| claim.object() != *object))
+        self.by_tag
+            .get(&identity(tag.clone()))
+            .is_some_and(|claims| claims.iter().any(|claim| claim.object() != *object))
     }
+}
+
+fn identity(tag: Reference) -> Reference {
+    tag.in_repository(&tag.repository().identity())
 }

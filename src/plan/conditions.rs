@@ -70,6 +70,14 @@ pub(super) fn drift(status: &MultiArchImageStatus) -> Drift {
     }
 }
 
+/// What is said of drift where nothing is looked at any more: what was found is old, and what was asked for is not done.
+pub(super) fn unseen_drift(status: &MultiArchImageStatus, reason: Reason, why: &str) -> Drift {
+    match status.condition(DRIFTED) {
+        Some(_) => Drift::Unknown(reason, format!("the published tags are not looked at: {why}")),
+        None => Drift::No,
+    }
+}
+
 /// Whether somebody has asked for a look at the published tags that has not been taken yet.
 pub(super) fn is_pending(status: &MultiArchImageStatus) -> bool {
     status.condition(DRIFTED).is_some_and(|drifted| drifted.reason == Reason::Verifying.as_str())

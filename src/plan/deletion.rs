@@ -1,5 +1,7 @@
 //! The end of a resource whose tags go with it (`deletionPolicy: Delete`).
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::events::{Note, note};
@@ -7,7 +9,7 @@ use super::task::{Fact, Failure, Found, Task};
 use super::tracking::{expected, reference_of};
 use super::{Observed, stopped};
 use crate::api::{DeletionPolicy, FINALIZER, MultiArchImage, MultiArchImageStatus, Reason};
-use crate::registry::{Digest, Reference};
+use crate::registry::{Digest, Reference, Repository};
 
 /// For how long a registry that does not answer may keep a resource from going.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
@@ -34,27 +36,32 @@ pub(super) fn finalizer(image: &MultiArchImage) -> Option<Task> {
     (present != is_kept(image)).then_some(Task::SetFinalizer { present })
 }
 
-/// Removes the tags, and then lets the resource go: at the latest when the registry has had its time, for a resource
+/// Removes the tags, those as well that a publication may have written that has not come to its end, and then lets the resource go: at the latest when the registry has had its time, for a resource
 /// that cannot be deleted is worse than a tag that stays. Nothing is removed while it is suspended.
 pub fn deletion(image: &MultiArchImage, observed: &Observed, now: Timestamp) -> Deletion {
     if !is_kept(image) {
         return Deletion::default();
     }
     let mut tasks = stopped(image, observed);
-    let tags = published_tags(&observed.status);
-    let retained = image.spec.suspend || image.spec.deletion_policy == DeletionPolicy::Retain;
-    if retained || tags.is_empty() {
-        tasks.push(Task::SetFinalizer { present: false });
-        return Deletion { tasks, ..Deletion::default() };
-    }
-    let removal = Task::DeleteTags { tags };
-    tasks.push(removal.clone());
     let began = image.metadata.deletion_timestamp.as_ref().map_or(now, |began| began.0);
     let end = began.saturating_add(PATIENCE).unwrap_or(Timestamp::MAX);
     let wait = |tasks: Vec<Task>| {
         let wake_after = observed.wake_after(&tasks, vec![end], now);
         Deletion { tasks, notes: vec![], wake_after }
     };
+    let tags = written_tags(&observed.status);
+    let retained = image.spec.suspend || image.spec.deletion_policy == DeletionPolicy::Retain;
+    // What a registry is being told now it may do after all that is asked of it next.
+    if !retained && !observed.publications.is_empty() && now < end {
+        tasks.extend(observed.publications.iter().cloned());
+        return wait(tasks);
+    }
+    if retained || tags.is_empty() {
+        tasks.push(Task::SetFinalizer { present: false });
+        return Deletion { tasks, ..Deletion::default() };
+    }
+    let removal = Task::DeleteTags { tags };
+    tasks.push(removal.clone());
     let kept = match observed.facts.get(&removal) {
         None if now < end => return wait(tasks),
         None => vec!["the registry has not answered in time".to_owned()],
@@ -74,10 +81,35 @@ pub fn deletion(image: &MultiArchImage, observed: &Observed, now: Timestamp) -> 
 
 /// Where a whole namespace goes, its Secrets may have gone first, and do not come back.
 fn may_pass(failure: &Failure) -> bool {
-    failure.transient && !matches!(failure.reason, Reason::SecretNotFound | Reason::SecretInvalid)
+    failure.transient && !failure.reason.is_about_a_secret()
 }
 
-fn published_tags(status: &MultiArchImageStatus) -> Vec<(Reference, Digest)> {
-    let tags = status.published.iter().flat_map(|published| &published.tags);
-    tags.filter_map(|tag| Some((reference_of(tag)?, expected(tag, status)?.parse().ok()?))).collect()
+/// Every tag that was published or may have been, with the digest that it has then.
+fn written_tags(status: &MultiArchImageStatus) -> Vec<(Reference, Digest)> {
+    let published = status.published.iter().flat_map(|published| &published.tags);
+    let tags = published.chain(&status.publishing);
+    let tags = tags.filter_map(|tag| Some((reference_of(tag)?, expected(tag, status)?.parse().ok()?)));
+    let mut seen = BTreeSet::new();
+    tags.filter(|tag: &(Reference, Digest)| seen.insert(tag.clone())).collect()
+}
+
+/// Whether an image names a manifest by its digest: as a source, as what it is built from, or as what it has published.
+pub fn needs(image: &MultiArchImage, repository: &Repository, digest: &Digest) -> bool {
+    let is_it = |text: &str| {
+        text.parse::<Reference>().is_ok_and(|reference| {
+            reference.digest() == Some(digest) && reference.repository().is_same(repository)
+        })
+    };
+    let build = image.spec.build.as_ref();
+    let context = build.and_then(|build| build.context.oci.as_ref()).map(|oci| oci.image.as_str());
+    let contexts = build.into_iter().flat_map(|build| build.contexts.values());
+    let contexts = contexts.filter_map(|address| address.0.strip_prefix("docker-image://"));
+    let sources = image.spec.platforms.iter().filter_map(|entry| entry.image.as_deref());
+    let is_published = || {
+        let status = image.status.as_ref()?;
+        let tags = status.published.iter().flat_map(|published| &published.tags).chain(&status.publishing);
+        let mut tags = tags.filter(|tag| expected(tag, status) == Some(digest.as_str()));
+        Some(tags.any(|tag| tag.repository.parse().is_ok_and(|other: Repository| other.is_same(repository))))
+    };
+    sources.chain(context).chain(contexts).any(is_it) || is_published().unwrap_or_default()
 }

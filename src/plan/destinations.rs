@@ -36,6 +36,11 @@ impl Destination {
         of_index.chain(of_platforms).map(tag).collect()
     }
 
+    /// Whether a tag may be written here, whichever platforms there will be.
+    pub fn has(&self, tag: &str) -> bool {
+        self.tags.iter().chain(self.platform_tags.iter().map(|(_, name)| name)).any(|name| name == tag)
+    }
+
     /// Every tag that may be written here, whichever platforms there will be.
     pub fn references(&self) -> impl Iterator<Item = Reference> {
         let names = self.tags.iter().chain(self.platform_tags.iter().map(|(_, name)| name));
@@ -58,7 +63,7 @@ pub fn destinations(spec: &MultiArchImageSpec) -> Result<Vec<Destination>, Strin
     let mirrors = target.mirrors.iter().map(|mirror| ("spec.target.mirrors", &mirror.repository));
     for (field, name) in std::iter::once(("spec.target.repository", &target.repository)).chain(mirrors) {
         let repository: Repository = name.parse().map_err(|error| format!("{field}: {error}"))?;
-        if destinations.iter().any(|other| other.repository == repository) {
+        if destinations.iter().any(|other| other.repository.is_same(&repository)) {
             return Err(format!("{field}: {name} is named twice; remove it from the mirrors"));
         }
         let (tags, platform_tags) = (target.tags.clone(), platform_tags.clone());

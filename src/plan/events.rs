@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::conditions::{DriftChange, drift_change};
-use crate::api::{MultiArchImageStatus, Phase, PlatformStatus, PublishedTag, Reason};
+use crate::api::{DRIFTED, MultiArchImageStatus, Phase, PlatformStatus, PublishedTag, Reason};
 
 /// Events carry at most 1 KiB of text.
 const NOTE_LIMIT: usize = 1024;
@@ -49,8 +51,13 @@ pub fn notes(before: &MultiArchImageStatus, after: &MultiArchImageStatus) -> Vec
     notes
 }
 
-/// A tag that somebody moved, and that it is as it should be again.
+/// A tag that somebody moved, that it is as it should be again, and that nobody can tell.
 fn drift_note(before: &MultiArchImageStatus, after: &MultiArchImageStatus) -> Option<Note> {
+    if let Some(unknown) = unknown_drift(after)
+        && unknown_drift(before).is_none_or(|known| known.reason != unknown.reason)
+    {
+        return Some(note(true, &unknown.reason, "Check".to_owned(), unknown.message.clone()));
+    }
     Some(match drift_change(before, after)? {
         DriftChange::Found(drifted) => {
             note(true, &drifted.reason, "Check".to_owned(), drifted.message.clone())
@@ -61,6 +68,16 @@ fn drift_note(before: &MultiArchImageStatus, after: &MultiArchImageStatus) -> Op
             note(false, Reason::DriftCorrected.as_str(), "Check".to_owned(), message)
         }
     })
+}
+
+/// Why the published tags cannot be looked at, where somebody has to do something about it.
+fn unknown_drift(status: &MultiArchImageStatus) -> Option<&Condition> {
+    let is_as_wanted =
+        |reason: &str| [Reason::Verifying, Reason::Suspended].iter().any(|own| own.as_str() == reason);
+    let stands_in_ready =
+        |drifted: &Condition| status.condition("Ready").is_some_and(|ready| ready.reason == drifted.reason);
+    let drifted = status.condition(DRIFTED).filter(|drifted| drifted.status == "Unknown")?;
+    (!is_as_wanted(&drifted.reason) && !stands_in_ready(drifted)).then_some(drifted)
 }
 
 /// What a status shall remember of what was told, including what [`notes`] tells now.

@@ -43,7 +43,7 @@ use crate::policy::Policies;
 use crate::registry::Repository;
 pub use build_state::counts_as_running;
 pub use conditions::Verdict;
-pub use deletion::{Deletion, deletion, is_kept};
+pub use deletion::{Deletion, deletion, is_kept, needs};
 pub use destinations::{Destination, destinations};
 pub use events::{Note, notes};
 pub use nodes::Nodes;
@@ -139,7 +139,7 @@ pub fn plan(image: &MultiArchImage, observed: &Observed, settings: &Settings, no
 
 fn decide(image: &MultiArchImage, observed: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     let epoch = Epoch::of(image, &observed.status);
-    let status = opened(&observed.status, &epoch, now);
+    let mut status = opened(&observed.status, &epoch, now);
     let destinations = match destinations(&image.spec) {
         Ok(destinations) => destinations,
         Err(message) => return refused(image, observed, status, Reason::InvalidSpec, message, &epoch, now),
@@ -165,6 +165,7 @@ fn decide(image: &MultiArchImage, observed: &Observed, settings: &Settings, now:
     {
         return settled(image, observed, &tracking, &epoch, now);
     }
+    status.missing.clone_from(&tracking.missing);
     let access = settings.policies.access(image);
     let settings = &settings.builder;
     Planner { image, observed, settings, access, now, epoch, repository, destinations, tracking }.plan(status)
@@ -179,18 +180,14 @@ fn settled(
     now: Timestamp,
 ) -> Plan {
     let mut status = observed.status.clone();
+    status.missing.clone_from(&tracking.missing);
     tracking.note_sources(&mut status);
     let drift = tracking.drift(&status, false);
     conditions::write_drift(&mut status, drift, epoch, now);
-    let mut tasks = stray_jobs(image, observed);
-    tasks.extend(gates::stray_pods(image, &observed.pods));
-    let expiry = expiry::of(image, observed, now);
-    tasks.extend(expiry.tasks);
-    tasks.extend(tracking.task.clone());
-    tasks.extend(deletion::finalizer(image));
-    let due = expiry.next.into_iter().chain(tracking.first_look(&status, now)).collect();
-    let wake_after = observed.wake_after(&tasks, due, now);
-    Plan { status, tasks, wake_after }
+    let mut upkeep = upkeep(image, observed, &Mode::Settled, now);
+    upkeep.tasks.extend(tracking.task.clone());
+    upkeep.due.extend(tracking.first_look(&status, now));
+    upkeep.plan(status, observed, now)
 }
 
 /// What must not be done: nothing is begun, what runs is stopped, what is published stays.
@@ -203,10 +200,57 @@ fn refused(
     epoch: &Epoch,
     now: Timestamp,
 ) -> Plan {
-    let tasks = stopped(image, observed);
+    let drift = conditions::unseen_drift(&status, reason, &message);
     conditions::write(&mut status, &Verdict::Failed(reason, message), epoch, now);
-    let wake_after = observed.wake_after(&tasks, vec![], now);
-    Plan { status, tasks, wake_after }
+    conditions::write_drift(&mut status, drift, epoch, now);
+    upkeep(image, observed, &Mode::Stopped, now).plan(status, observed, now)
+}
+
+/// What becomes of the Jobs and pods that an image has.
+enum Mode<'a> {
+    /// Platforms stand on some of them.
+    Working { planner: &'a Planner<'a>, steps: &'a [Step], builds_are_known: bool },
+    /// All is done: some may be left from before.
+    Settled,
+    /// Nothing may run.
+    Stopped,
+}
+
+/// The work that no platform asks for, and when there is more of it.
+struct Upkeep {
+    tasks: Vec<Task>,
+    due: Vec<Timestamp>,
+}
+
+/// What is to be cleared up, in whatever state an image is.
+fn upkeep(image: &MultiArchImage, observed: &Observed, mode: &Mode<'_>, now: Timestamp) -> Upkeep {
+    let mut tasks = match mode {
+        Mode::Working { planner, steps, builds_are_known } => {
+            let mut tasks = planner.obsolete_jobs(steps, *builds_are_known);
+            tasks.extend(gates::obsolete_pods(planner, steps));
+            tasks
+        }
+        Mode::Settled => {
+            let mut tasks = stray_jobs(image, observed);
+            tasks.extend(gates::stray_pods(image, &observed.pods));
+            tasks
+        }
+        Mode::Stopped => stopped(image, observed),
+    };
+    // While nothing is published nothing new has to be kept for.
+    let may_mark = !matches!(mode, Mode::Stopped);
+    let finalizer = deletion::finalizer(image);
+    tasks.extend(finalizer.filter(|task| may_mark || matches!(task, Task::SetFinalizer { present: false })));
+    let expiry = expiry::of(image, observed, now);
+    tasks.extend(expiry.tasks);
+    Upkeep { tasks, due: expiry.next.into_iter().collect() }
+}
+
+impl Upkeep {
+    fn plan(self, status: MultiArchImageStatus, observed: &Observed, now: Timestamp) -> Plan {
+        let wake_after = observed.wake_after(&self.tasks, self.due, now);
+        Plan { status, tasks: self.tasks, wake_after }
+    }
 }
 
 /// Whether the status speaks of this very request and nothing is left to do for it.
@@ -219,6 +263,7 @@ fn is_settled(status: &MultiArchImageStatus, epoch: &Epoch, destinations: &[Dest
         && status.platforms.iter().all(|platform| platform.phase == Phase::Ready)
         && publication::has_all(status, destinations)
         && publication::is_of_today(status)
+        && !publication::has_leftovers(status, destinations)
 }
 
 fn epoch_of(status: &MultiArchImageStatus) -> Option<Epoch> {
@@ -258,7 +303,6 @@ impl Planner<'_> {
         let context = context::pin(self, &status);
         status.source_revision = context.revision().or(status.source_revision);
         let builds_are_known = secrets.ready && context.settled();
-        let mut tasks: Vec<Task> = secrets.tasks.into_iter().chain(context.tasks.iter().cloned()).collect();
         let steps: Vec<Step> = match secrets.failure {
             Some(failure) => {
                 self.image.spec.platforms.iter().map(|entry| self.begin(entry).failed(&failure)).collect()
@@ -279,29 +323,27 @@ impl Planner<'_> {
             None => self.image.spec.platforms.iter().map(|entry| self.step(entry, &context)).collect(),
         };
         let publication = publication::publish(self, &status, &steps);
-        tasks.extend(publication.tasks.iter().cloned());
-        tasks.extend(self.tracking.task.clone());
-        tasks.extend(deletion::finalizer(self.image));
-        tasks.extend(self.obsolete_jobs(&steps, builds_are_known));
-        tasks.extend(gates::obsolete_pods(self, &steps));
-        let expiry = expiry::of(self.image, self.observed, self.now);
-        tasks.extend(expiry.tasks);
-        let mut graces: Vec<Timestamp> = expiry.next.into_iter().collect();
+        let mode = Mode::Working { planner: self, steps: &steps, builds_are_known };
+        let mut upkeep = upkeep(self.image, self.observed, &mode, self.now);
+        upkeep.tasks.extend(secrets.tasks);
+        upkeep.tasks.extend(context.tasks);
+        upkeep.tasks.extend(publication.tasks.iter().cloned());
+        upkeep.tasks.extend(self.tracking.task.clone());
+        upkeep.due.extend(publication.due.iter().copied());
         status.platforms = Vec::with_capacity(steps.len());
         for step in steps {
-            tasks.extend(step.tasks);
-            graces.extend(step.grace);
+            upkeep.tasks.extend(step.tasks);
+            upkeep.due.extend(step.grace);
             status.platforms.push(step.status);
         }
-        let drift = self.tracking.drift(&status, publication.corrected);
         publication.record(&mut status, self.now);
+        let drift = self.tracking.drift(&status, publication.corrected);
         if !self.looks_at_what_is_stalled(&publication.verdict) {
             conditions::write(&mut status, &publication.verdict, &self.epoch, self.now);
         }
         conditions::write_drift(&mut status, drift, &self.epoch, self.now);
-        graces.extend(self.tracking.first_look(&status, self.now));
-        let wake_after = self.observed.wake_after(&tasks, graces, self.now);
-        Plan { status, tasks, wake_after }
+        upkeep.due.extend(self.tracking.first_look(&status, self.now));
+        upkeep.plan(status, self.observed, self.now)
     }
 
     /// Whether all that goes on is a look at what was found stalled for this very request, as after a restart: until
@@ -314,7 +356,6 @@ impl Planner<'_> {
 
     /// Nothing runs while suspended; what is published and what is known stays.
     fn suspended(&self, mut status: MultiArchImageStatus) -> Plan {
-        let tasks = stopped(self.image, self.observed);
         status.platforms = self.image.spec.platforms.iter().map(|entry| self.begin(entry).status).collect();
         let published = status.is_true("Ready") && publication::has_all(&status, &self.destinations);
         for platform in status.platforms.iter_mut().filter(|platform| platform.phase != Phase::Ready) {
@@ -323,8 +364,9 @@ impl Planner<'_> {
             platform.message = Some("spec.suspend is true".to_owned());
         }
         conditions::write(&mut status, &Verdict::Suspended { published }, &self.epoch, self.now);
-        let wake_after = self.observed.wake_after(&tasks, vec![], self.now);
-        Plan { status, tasks, wake_after }
+        let drift = conditions::unseen_drift(&status, Reason::Suspended, "spec.suspend is true");
+        conditions::write_drift(&mut status, drift, &self.epoch, self.now);
+        upkeep(self.image, self.observed, &Mode::Stopped, self.now).plan(status, self.observed, self.now)
     }
 
     /// The entry of a platform as it was, in which the step writes what is new.

@@ -25,6 +25,8 @@ pub struct Observed {
     pub nodes: Nodes,
     /// What came of the tasks.
     pub facts: Facts,
+    /// The publications that are under way.
+    pub publications: Vec<Task>,
     /// Whose turn it is to build; `None` where nothing is limited.
     pub turns: Option<Turns>,
     /// An older image that publishes under one of this one's tags.

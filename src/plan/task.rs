@@ -185,6 +185,17 @@ pub enum Task {
         /// The look that found tags which are not as they were published.
         look: Option<Timestamp>,
     },
+    /// Point tags that somebody moved at what was published again, while there is nothing else to publish.
+    PutBack {
+        /// The generation that is being worked for.
+        generation: i64,
+        /// The repository.
+        repository: Repository,
+        /// Each with the digest that it was published with.
+        tags: Vec<(String, Digest)>,
+        /// The look that found them moved.
+        look: Timestamp,
+    },
     /// Look what the sources and the published tags are now.
     Check {
         /// A request looks at once.
@@ -278,6 +289,7 @@ impl Task {
             Task::MergeSecrets { .. } => "MergeSecrets",
             Task::DeleteJob { .. } => "DeleteJob",
             Task::Publish { .. } => "Publish",
+            Task::PutBack { .. } => "PutBack",
             Task::Check { .. } => "Check",
             Task::SetFinalizer { .. } => "SetFinalizer",
             Task::DeleteTags { .. } => "DeleteTags",
@@ -298,6 +310,7 @@ impl Task {
             | Task::MergeSecrets { .. }
             | Task::SetFinalizer { .. }
             | Task::Publish { .. }
+            | Task::PutBack { .. }
             | Task::DeleteTags { .. } => true,
             Task::CheckSecrets { .. }
             | Task::ResolveCommit { .. }
@@ -349,6 +362,9 @@ impl Task {
                     platform_tags.iter().map(|(tag, child)| (tag, &child.image.descriptor.digest)).collect();
                 let digest = &index.descriptor.digest;
                 format!("publish {digest} {repository} {tags:?} {images:?} {policy:?} {generation} {look:?}")
+            }
+            Task::PutBack { generation, repository, tags, look } => {
+                format!("put back {repository} {tags:?} {generation} {look}")
             }
             // Whatever is looked at: what was found last counts until the next look.
             Task::Check { epoch, .. } => format!("check {epoch:?}"),
@@ -416,6 +432,15 @@ pub struct Checked {
     pub commit: Option<String>,
     /// Why something cannot be seen, if that will not pass by itself.
     pub refused: Option<(Reason, String)>,
+    /// Why something could not be seen this time, if that may pass.
+    pub unseen: Option<(Reason, String)>,
+}
+
+impl Checked {
+    /// Whether there is anything in a repository, as far as was looked.
+    pub fn sees_anything_in(&self, repository: &Repository) -> bool {
+        self.held.iter().any(|(reference, held)| reference.repository() == repository && held.is_some())
+    }
 }
 
 /// Why a task failed, for people, and when it is tried again.
@@ -452,18 +477,45 @@ pub enum Fact {
     Failed(Failure),
 }
 
+impl Fact {
+    /// Whether it leaves something open that was asked for.
+    pub fn is_incomplete(&self) -> bool {
+        match self {
+            Fact::Known(Found::Checked(checked)) => checked.unseen.is_some(),
+            Fact::Known(_) => false,
+            Fact::Failed(_) => true,
+        }
+    }
+}
+
 /// What is known of every task that has ended, by its key.
 #[derive(Clone, Debug, Default)]
-pub struct Facts(BTreeMap<String, Fact>);
+pub struct Facts {
+    facts: BTreeMap<String, Fact>,
+    failing: BTreeMap<String, Timestamp>,
+}
 
 impl Facts {
     /// Remembers how a task ended.
     pub fn insert(&mut self, key: String, fact: Fact) {
-        self.0.insert(key, fact);
+        if !fact.is_incomplete() {
+            self.failing.remove(&key);
+        }
+        self.facts.insert(key, fact);
+    }
+
+    /// Remembers since when a task has left something open, every time.
+    pub fn insert_failing(&mut self, key: String, since: Timestamp) {
+        self.failing.insert(key, since);
     }
 
     /// What is known of a task; `None` while it has never ended.
     pub fn get(&self, task: &Task) -> Option<&Fact> {
-        self.0.get(&task.key())
+        self.facts.get(&task.key())
+    }
+
+    /// Since when a task has left something open, every time.
+    pub fn failing_since(&self, task: &Task) -> Option<Timestamp> {
+        self.failing.get(&task.key()).copied()
     }
 }

@@ -4,18 +4,21 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Observed;
 use super::conditions::{self, Drift};
 use super::task::{Checked, Epoch, Fact, Failure, Found, GitReference, Task};
 use crate::api::{
-    DRIFTED, DriftPolicy, MultiArchImage, MultiArchImageStatus, Phase, PlatformStatus, PublishedTag, Reason,
-    TagPolicy,
+    DRIFTED, DriftPolicy, MissingImage, MultiArchImage, MultiArchImageStatus, Phase, PlatformStatus,
+    PublishedTag, Reason, TagPolicy,
 };
 use crate::registry::{Digest, Reference, Repository};
 
 /// How often it is looked whether the published images themselves are still there: registries collect what no tag holds.
 const CHILDREN_INTERVAL: SignedDuration = SignedDuration::from_hours(24);
+/// For how many intervals nothing may be seen before it is told. An outage is not worth a word.
+const BLIND_INTERVALS: i128 = 3;
 /// Tags that a message names before it only counts them.
 const NAMED: usize = 3;
 
@@ -27,6 +30,10 @@ pub(super) struct Tracking<'a> {
     slots: Option<Slots>,
     checked: Option<&'a Checked>,
     failure: Option<&'a Failure>,
+    /// Whether something has not been seen for so long that people should know.
+    is_blind: bool,
+    /// The images that are not where they were.
+    pub missing: Vec<MissingImage>,
 }
 
 /// Published tags that are not as they were published.
@@ -37,7 +44,7 @@ pub(super) struct Drifted {
 /// A tag that somebody else moved or removed.
 pub(super) struct DriftedTag {
     pub tag: PublishedTag,
-    expected: String,
+    pub expected: String,
     found: Option<Digest>,
 }
 
@@ -51,37 +58,41 @@ impl<'a> Tracking<'a> {
         now: Timestamp,
     ) -> Self {
         let slots = Slots::of(image);
-        let Some(since) = status.condition("Ready").map(|ready| ready.last_transition_time.0) else {
-            return Tracking { slots: Some(slots), ..Tracking::default() };
-        };
+        let nothing =
+            || Tracking { slots: Some(slots), missing: missing(status, None), ..Tracking::default() };
+        let Some(since) = tracked_since(status) else { return nothing() };
         let first = slots.after(since.max(observed.started));
         // What has drifted is mended, and told, by what is found now and not by what was found before a restart.
         let is_asked = status.condition(DRIFTED).is_some();
         let everything = slots.looks_at_children(now) || conditions::is_pending(status);
+        // Until the revision of this epoch is settled it is somebody else's look-up, and what is seen meanwhile is older.
+        let follows_context = status.source_revision.is_some();
         let task = Task::Check {
             epoch: epoch.clone(),
-            sources: sources(image),
+            sources: sources(image, follows_context),
             published: published(status, everything),
-            git: git(image),
+            git: git(image).filter(|_| follows_context),
             slots,
         };
         let fact = observed.facts.get(&task);
-        let is_due = first <= now && !status.is_true("Reconciling");
-        if fact.is_none() && !is_due && !is_asked {
-            return Tracking { slots: Some(slots), ..Tracking::default() };
+        if fact.is_none() && first > now && !is_asked {
+            return nothing();
         }
         let (checked, failure) = match fact {
             Some(Fact::Known(Found::Checked(checked))) => (Some(&**checked), None),
             Some(Fact::Failed(failure)) => (None, Some(failure)),
             _ => (None, None),
         };
-        Tracking { task: Some(task), slots: None, checked, failure }
+        let failing = observed.facts.failing_since(&task);
+        let is_blind = failing.is_some_and(|since| slots.have_passed(BLIND_INTERVALS, since, now));
+        let missing = missing(status, checked);
+        Tracking { task: Some(task), slots: None, checked, failure, is_blind, missing }
     }
 
     /// When to look first at what a status says is published.
     pub fn first_look(&self, status: &MultiArchImageStatus, now: Timestamp) -> Option<Timestamp> {
-        let slots = self.slots.filter(|_| !status.is_true("Reconciling"))?;
-        Some(slots.after(now))
+        tracked_since(status)?;
+        Some(self.slots?.after(now))
     }
 
     /// What a source tag points at now; `None` while that is not known, or where it is gone.
@@ -105,14 +116,12 @@ impl<'a> Tracking<'a> {
         checked.commit.clone().or(context.map(|digest| digest.to_string())).filter(|found| found != known)
     }
 
-    /// The look that found an image gone from a repository. Where nothing at all is to be seen, a registry says of
-    /// everything that it is not there.
+    /// Since when an image is gone from a repository. The moment stays the same one until it has been seen there again,
+    /// however long it takes to bring it back.
     pub fn lost(&self, repository: &Repository, digest: &str) -> Option<Timestamp> {
-        let checked = self.checked?;
-        let reference = repository.with_digest(&digest.parse().ok()?);
-        let is_gone = matches!(checked.held.get(&reference), Some(None));
-        let mut others = checked.held.iter().filter(|(other, _)| other.repository() == repository);
-        (is_gone && others.any(|(_, held)| held.is_some())).then_some(checked.at)
+        let name = repository.to_string();
+        let is_it = |missing: &&MissingImage| missing.repository == name && missing.digest == digest;
+        self.missing.iter().find(is_it).map(|missing| missing.since.0)
     }
 
     /// The published tags that are not as they were published.
@@ -125,6 +134,9 @@ impl<'a> Tracking<'a> {
         let found = |tag: &PublishedTag| {
             let found = checked.held.get(&reference_of(tag)?)?;
             let expected = expected(tag, status)?;
+            if found.as_ref().is_some_and(|found| is_being_written(status, tag, found)) {
+                return None;
+            }
             (found.as_ref().map(Digest::as_str) != Some(expected)).then(|| DriftedTag {
                 tag: tag.clone(),
                 expected: expected.to_owned(),
@@ -142,18 +154,17 @@ impl<'a> Tracking<'a> {
             let found = self.source(&source.image.parse().ok()?)?;
             Some(source.digest.as_deref() != Some(found.as_str()))
         };
-        let is_lost = |entry: &PlatformStatus| {
-            let digest = entry.digest.as_deref()?;
-            repositories(status).into_iter().find_map(|repository| self.lost(&repository, digest))
-        };
         (self.drifted(status).is_none() || is_reported(image))
             && self.revision(image, status).is_none()
-            && !status.platforms.iter().any(|entry| moved(entry) == Some(true) || is_lost(entry).is_some())
+            && self.missing.is_empty()
+            && !status.platforms.iter().any(|entry| moved(entry) == Some(true))
     }
 
     /// What is said about the published tags; `corrected` tells that they have just been mended.
     pub fn drift(&self, status: &MultiArchImageStatus, corrected: bool) -> Drift {
-        if let Some(failure) = self.failure.filter(|failure| !failure.transient) {
+        let is_told =
+            |failure: &&Failure| !failure.transient || failure.reason.is_about_a_secret() || self.is_blind;
+        if let Some(failure) = self.failure.filter(is_told) {
             let message = format!("the published tags cannot be checked: {}", failure.message);
             return Drift::Unknown(failure.reason, message);
         }
@@ -161,7 +172,8 @@ impl<'a> Tracking<'a> {
         if let Some(drifted) = self.drifted(status).filter(|_| !corrected) {
             return Drift::Yes(Reason::TagMoved, drifted.describe());
         }
-        if let Some((reason, message)) = &checked.refused {
+        let unseen = checked.unseen.as_ref().filter(|_| self.is_blind);
+        if let Some((reason, message)) = checked.refused.as_ref().or(unseen) {
             return Drift::Unknown(*reason, format!("not everything can be looked at: {message}"));
         }
         let mut tags = status.published.iter().flat_map(|published| &published.tags);
@@ -195,6 +207,59 @@ impl<'a> Tracking<'a> {
     }
 }
 
+/// Since when there is something to be looked at: what is published, whatever else is at work; else what has come to its end.
+fn tracked_since(status: &MultiArchImageStatus) -> Option<Timestamp> {
+    if let Some(published) = &status.published {
+        return Some(published.published_at.0);
+    }
+    let ready = status.condition("Ready").filter(|_| !status.is_true("Reconciling"))?;
+    Some(ready.last_transition_time.0)
+}
+
+/// Whether a tag holds what a publication under way writes, of whose end the status does not tell yet.
+fn is_being_written(status: &MultiArchImageStatus, tag: &PublishedTag, found: &Digest) -> bool {
+    let is_it = |other: &PublishedTag| (&other.name, &other.repository) == (&tag.name, &tag.repository);
+    status.publishing.iter().any(|other| is_it(other) && other.digest.as_deref() == Some(found.as_str()))
+}
+
+/// The images of platforms that are known to be gone, and those that the latest look did not find. Where nothing at all is to
+/// be seen, a registry says of everything that it is not there.
+fn missing(status: &MultiArchImageStatus, checked: Option<&Checked>) -> Vec<MissingImage> {
+    let is_wanted =
+        |digest: &str| status.platforms.iter().any(|entry| entry.digest.as_deref() == Some(digest));
+    let seen = |missing: &MissingImage| {
+        let reference = missing_reference(missing)?;
+        checked
+            .filter(|checked| checked.at.as_second() > missing.since.0.as_second())?
+            .held
+            .get(&reference)?
+            .as_ref()
+    };
+    let known = status.missing.iter().filter(|missing| is_wanted(&missing.digest) && seen(missing).is_none());
+    let mut all: Vec<MissingImage> = known.cloned().collect();
+    for (reference, held) in checked.iter().flat_map(|checked| &checked.held) {
+        let Some(digest) = reference.digest().filter(|_| held.is_none()) else { continue };
+        let (repository, digest) = (reference.repository(), digest.to_string());
+        let name = repository.to_string();
+        let is_known = all.iter().any(|other| (&other.repository, &other.digest) == (&name, &digest));
+        let sees_others = checked.is_some_and(|checked| checked.sees_anything_in(repository));
+        if sees_others && !is_known && is_wanted(&digest) {
+            let since = checked.map_or(Timestamp::MIN, |checked| checked.at);
+            all.push(MissingImage { repository: name, digest, since: whole_seconds(since) });
+        }
+    }
+    all
+}
+
+fn missing_reference(missing: &MissingImage) -> Option<Reference> {
+    Some(missing.repository.parse::<Repository>().ok()?.with_digest(&missing.digest.parse().ok()?))
+}
+
+/// A time as a status has it.
+pub(super) fn whole_seconds(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
 /// Whether a tag that somebody moved is only told of. A tag that is never to be overwritten is not taken back either.
 pub(super) fn is_reported(image: &MultiArchImage) -> bool {
     let target = &image.spec.target;
@@ -224,6 +289,11 @@ impl Slots {
         Timestamp::from_nanosecond(next).unwrap_or(Timestamp::MAX)
     }
 
+    /// Whether that many intervals have passed since a time.
+    fn have_passed(&self, intervals: i128, since: Timestamp, now: Timestamp) -> bool {
+        now.as_nanosecond() - since.as_nanosecond() >= self.interval.saturating_mul(intervals)
+    }
+
     /// Whether the latest moment was the first of its day.
     fn looks_at_children(&self, now: Timestamp) -> bool {
         let day = |time: i128| (time - self.offset).div_euclid(CHILDREN_INTERVAL.as_nanos());
@@ -234,20 +304,22 @@ impl Slots {
 }
 
 /// The tags of sources.
-fn sources(image: &MultiArchImage) -> Vec<Reference> {
+fn sources(image: &MultiArchImage, follows_context: bool) -> Vec<Reference> {
     let sources =
         image.spec.platforms.iter().filter_map(|entry| entry.image.as_ref()?.parse::<Reference>().ok());
-    sorted(sources.chain(context_image(image)).filter(|reference| reference.digest().is_none()))
+    let context = context_image(image).filter(|_| follows_context);
+    sorted(sources.chain(context).filter(|reference| reference.digest().is_none()))
 }
 
-/// The published tags, and where they are looked at too the published images.
+/// The published tags, the images that were missed before, and where they are looked at too all published images.
 fn published(status: &MultiArchImageStatus, images: bool) -> Vec<Reference> {
     let tags = status.published.iter().flat_map(|published| &published.tags).filter_map(reference_of);
     let digests = status.platforms.iter().filter_map(|entry| entry.digest.as_ref()?.parse::<Digest>().ok());
     let digests: Vec<Digest> = digests.filter(|_| images).collect();
     let at =
         |repository: Repository| digests.iter().map(move |digest| repository.with_digest(digest)).collect();
-    sorted(tags.chain(repositories(status).into_iter().flat_map::<Vec<Reference>, _>(at)))
+    let missing = status.missing.iter().filter_map(missing_reference);
+    sorted(tags.chain(missing).chain(repositories(status).into_iter().flat_map::<Vec<Reference>, _>(at)))
 }
 
 fn sorted(references: impl Iterator<Item = Reference>) -> Vec<Reference> {
@@ -264,8 +336,10 @@ fn git(image: &MultiArchImage) -> Option<GitReference> {
     git.commit.is_none().then(|| GitReference { url: git.url.clone(), reference: git.r#ref.clone(), secret })
 }
 
+/// Where the images of the published index are: a mirror may still have an earlier one.
 fn repositories(status: &MultiArchImageStatus) -> Vec<Repository> {
     let tags = status.published.iter().flat_map(|published| &published.tags);
+    let tags = tags.filter(|tag| tag.platform.is_none() && expected(tag, status) == status.digest.as_deref());
     let mut repositories: Vec<Repository> = tags.filter_map(|tag| tag.repository.parse().ok()).collect();
     repositories.sort();
     repositories.dedup();

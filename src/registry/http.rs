@@ -14,6 +14,7 @@ use super::digest::Digest;
 use super::error::{Error, Kind, Operation};
 use super::host::{HostPattern, is_loopback};
 use super::mirrors::copies;
+use super::name::without_https_port;
 use super::reference::{Repository, api_host};
 use super::settings::{ClientCertificate, RegistrySettings, Settings, read_limited};
 use super::transport::{Client, Message, authority};
@@ -68,7 +69,7 @@ impl HttpClients {
     pub(crate) fn new(settings: &Settings) -> Self {
         let pattern = |entry: &RegistrySettings| {
             let host = entry.host.to_ascii_lowercase();
-            HostPattern::new(bare(if host == "index.docker.io" {
+            HostPattern::new(without_https_port(if host == "index.docker.io" {
                 api_host("docker.io")
             } else {
                 api_host(&host)
@@ -80,7 +81,11 @@ impl HttpClients {
         Self {
             registries,
             others: Arc::default(),
-            plain_http: settings.plain_http.iter().map(|host| HostPattern::new(bare(host))).collect(),
+            plain_http: settings
+                .plain_http
+                .iter()
+                .map(|host| HostPattern::new(without_https_port(host)))
+                .collect(),
             proxies: Matcher::from_env(),
             user_agent: settings.user_agent.clone(),
             connect_timeout: settings.connect_timeout,
@@ -93,7 +98,7 @@ impl HttpClients {
 
     /// What is set for `host`.
     pub(crate) fn settings(&self, host: &str) -> Arc<RegistrySettings> {
-        let host = bare(host);
+        let host = without_https_port(host);
         if let Some(settings) = lock(&self.insecure).get(host) {
             return settings.clone();
         }
@@ -104,13 +109,13 @@ impl HttpClients {
     /// Whether `host` is spoken to without TLS.
     pub(crate) fn is_plain_http(&self, host: &str) -> bool {
         let settings = self.settings(host);
-        self.plain_http.iter().any(|pattern| pattern.matches(bare(host)))
+        self.plain_http.iter().any(|pattern| pattern.matches(without_https_port(host)))
             || settings.plain_http.unwrap_or_else(|| is_loopback(host) && !settings.has_tls_settings())
     }
 
     /// From now on `host` is reached as `settings` say.
     pub(crate) fn set(&self, host: &str, settings: RegistrySettings) {
-        lock(&self.insecure).insert(bare(host).to_owned(), Arc::new(settings));
+        lock(&self.insecure).insert(without_https_port(host).to_owned(), Arc::new(settings));
     }
 
     /// The client for an address, for who has this access: anybody to anywhere where none is given.
@@ -363,11 +368,6 @@ pub(crate) fn explain_tls(error: &str) -> Option<String> {
         return None;
     };
     Some(explanation)
-}
-
-/// Without the port that addresses of TLS leave out.
-fn bare(host: &str) -> &str {
-    host.strip_suffix(":443").unwrap_or(host)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

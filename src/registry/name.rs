@@ -65,12 +65,26 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
         _ => (DOCKER_HUB, name),
     };
     check_host(registry)?;
-    let registry = match registry.to_ascii_lowercase().as_str() {
-        // What Docker's own files and Docker Hub's API call it.
-        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
-        registry => registry.to_owned(),
-    };
-    Ok((registry, rest))
+    Ok((registry_named(&registry.to_ascii_lowercase()).to_owned(), rest))
+}
+
+/// The registry that a host in lower case means: Docker's own files and Docker Hub's API have other names for that.
+pub(super) fn registry_named(host: &str) -> &str {
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+        host => host,
+    }
+}
+
+/// A registry without the port of HTTPS, which goes without saying.
+pub(super) fn without_https_port(registry: &str) -> &str {
+    registry.strip_suffix(":443").unwrap_or(registry)
+}
+
+/// A registry without the port of HTTPS or of HTTP. Where no port is written, settings decide between the two, so either may be
+/// what is meant.
+pub(super) fn without_default_port(registry: &str) -> &str {
+    without_https_port(registry.strip_suffix(":80").unwrap_or(registry))
 }
 
 /// Docker takes `A` of `A/web` for a host as well. We write hosts in lower case, and `a/web` is another name.
@@ -202,6 +216,22 @@ pub(super) mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_port_goes_without_saying_only_at_the_end() {
+        for (registry, without) in [
+            ("registry.test:443", "registry.test"),
+            ("registry.test:80", "registry.test"),
+            ("[::1]:443", "[::1]"),
+            ("registry.test:4430", "registry.test:4430"),
+            ("registry.test:8080", "registry.test:8080"),
+            ("[2001:db8::443]", "[2001:db8::443]"),
+            ("[2001:db8::80]:5000", "[2001:db8::80]:5000"),
+        ] {
+            assert_eq!(without_default_port(registry), without);
+        }
+        assert_eq!(without_https_port("registry.test:80"), "registry.test:80");
     }
 
     #[test]

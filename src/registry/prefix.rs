@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::name::Name;
+use super::name::{Name, without_https_port};
 use super::reference::Repository;
 
 /// A registry and the beginning of a path in it, whole segments only: `registry.example.com/team-a` has
@@ -29,7 +29,7 @@ impl RepositoryPrefix {
         let below = repository.path().strip_prefix(self.path.as_str());
         let is_segment =
             self.path.is_empty() || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        without_default_port(repository.registry()) == self.registry && is_segment
+        without_https_port(repository.registry()) == self.registry && is_segment
     }
 }
 
@@ -56,7 +56,7 @@ impl FromStr for RepositoryPrefix {
         let whole = format!("{text}/x/x");
         let name = Name::parse(&whole).map_err(|reason| fail(&reason))?;
         let path = name.path.strip_suffix("x/x").unwrap_or(&name.path).trim_end_matches('/').to_owned();
-        Ok(RepositoryPrefix { registry: without_default_port(&name.registry).to_owned(), path })
+        Ok(RepositoryPrefix { registry: without_https_port(&name.registry).to_owned(), path })
     }
 }
 
@@ -65,11 +65,6 @@ impl fmt::Display for RepositoryPrefix {
         formatter.write_str(&self.registry)?;
         if self.path.is_empty() { Ok(()) } else { write!(formatter, "/{}", self.path) }
     }
-}
-
-/// Registries speak HTTPS: its port goes without saying.
-fn without_default_port(registry: &str) -> &str {
-    registry.strip_suffix(":443").unwrap_or(registry)
 }
 
 #[cfg(test)]

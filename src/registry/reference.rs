@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::digest::Digest;
-use super::name::Name;
+use super::name::{Name, registry_named, without_default_port};
 
 /// The registry that a name without a host means.
 pub(super) const DOCKER_HUB: &str = "docker.io";
@@ -67,6 +67,18 @@ impl Repository {
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
             _ => (self.host(), None),
         }
+    }
+
+    /// The repository by the one name that tells it from others, however it is written: without a port that goes without
+    /// saying. It is compared by that name, and asked by the one that was written.
+    pub fn identity(&self) -> Self {
+        let registry = registry_named(without_default_port(&self.registry)).to_owned();
+        Self { registry, path: self.path.clone() }
+    }
+
+    /// Whether two names mean one repository.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
     }
 
     /// The manifest under `tag` in this repository.

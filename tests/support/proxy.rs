@@ -1,7 +1,7 @@
 //! A proxy that counts what goes through it and can cut it off after a given write.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -33,6 +33,7 @@ pub struct Counts {
     held: Mutex<Option<String>>,
     arrived: Notify,
     released: Notify,
+    keeps_tags: AtomicU16,
 }
 
 #[derive(Clone)]
@@ -58,6 +59,19 @@ impl Counts {
     /// Lets everything through.
     pub fn open(&self) {
         self.limit.store(0, Ordering::SeqCst);
+    }
+
+    /// Answers with a status whenever a tag is to be removed, and keeps it, as many registries do.
+    pub fn keep_tags(&self, status: u16) {
+        self.keeps_tags.store(status, Ordering::SeqCst);
+    }
+
+    fn refusal(&self, line: &str) -> Option<StatusCode> {
+        let is_of_tag =
+            line.starts_with("DELETE ") && line.contains("/manifests/") && !line.contains("sha256:");
+        let status =
+            Some(self.keeps_tags.load(Ordering::SeqCst)).filter(|status| is_of_tag && *status > 0)?;
+        StatusCode::from_u16(status).ok()
     }
 
     /// Every request since this was asked last, as method and path, sorted.
@@ -170,6 +184,11 @@ async fn forward(State(front): State<Front>, request: Request) -> Response {
     let line = format!("{} {}", request.method(), request.uri().path());
     counts.lines.lock().expect("no panic").push(line.clone());
     counts.asked.notify_one();
+    if let Some(status) = counts.refusal(&line) {
+        let body = r#"{"errors":[{"code":"UNSUPPORTED","message":"the operation is unsupported"}]}"#;
+        let body = if status == StatusCode::NOT_FOUND { "" } else { body };
+        return Response::builder().status(status).body(Body::from(body)).expect("a response");
+    }
     if counts.is_held(&line) {
         counts.arrived.notify_one();
         counts.released.notified().await;

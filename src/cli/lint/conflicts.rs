@@ -29,7 +29,7 @@ impl Publishers {
         for (number, destination) in destinations.iter().enumerate() {
             for (path, tag) in tags(number, destination) {
                 let repository = destination.repository.to_string();
-                let key = (repository.clone(), tag.to_owned());
+                let key = (destination.repository.identity().to_string(), tag.to_owned());
                 let (first, at) = self.by_tag.entry(key).or_insert_with(|| (name.to_owned(), place(&path)));
                 // One word for all tags that stand in one place.
                 if first != name && !advice.iter().any(|advice| advice.path == path) {
@@ -98,6 +98,11 @@ mod tests {
         for (target, path, tag) in [
             (json!({"repository": "r.test/web", "tags": ["1"]}), "spec.target.tags[0]", "r.test/web:1 is"),
             (json!({"repository": "m.test/web", "tags": ["1"]}), "spec.target.tags[0]", "m.test/web:1 is"),
+            (
+                json!({"repository": "r.test:443/web", "tags": ["1"]}),
+                "spec.target.tags[0]",
+                "r.test:443/web:1 is",
+            ),
             (
                 json!({"repository": "r.test/web", "tags": ["1-arm64"]}),
                 "spec.target.tags[0]",

@@ -136,3 +136,25 @@ fn an_image_that_may_not_publish_keeps_nobody_from_a_tag() {
     claims.set(&image("young", LATE, target), true);
     assert_eq!(claims.conflict(&object("young")), None);
 }
+
+#[test]
+fn a_port_that_goes_without_saying_makes_no_other_repository() {
+    for (old, young) in [
+        ("registry.test/web", "registry.test:443/web"),
+        ("registry.test:443/web", "registry.test/web"),
+        ("registry.test:80/web", "registry.test/web"),
+        ("[::1]:443/web", "[::1]/web"),
+        ("docker.io/library/web", "registry-1.docker.io:443/library/web"),
+    ] {
+        let mut claims = Claims::default();
+        claims.set(&image("old", EARLY, json!({"repository": old, "tags": ["1"]})), true);
+        claims.set(&image("young", LATE, json!({"repository": young, "tags": ["1"]})), true);
+        assert!(claims.conflict(&object("young")).is_some(), "{old} {young}");
+        let tag = format!("{old}:1").parse().expect("a tag");
+        assert!(claims.is_named_by_another(&object("old"), &tag), "{old} {young}");
+    }
+    let mut claims = Claims::default();
+    claims.set(&image("old", EARLY, json!({"repository": "registry.test/web", "tags": ["1"]})), true);
+    claims.set(&image("young", LATE, json!({"repository": "registry.test:5000/web", "tags": ["1"]})), true);
+    assert_eq!(claims.conflict(&object("young")), None);
+}

@@ -3,11 +3,13 @@
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::scene::REPOSITORY;
 use super::scene::Scene;
 use super::{building, publishes, sources};
 use crate::api::{DeletionPolicy, FINALIZER, Reason};
 use crate::plan::task::{Fact, Failure, Found, Task};
-use crate::plan::{Deletion, deletion};
+use crate::plan::{Deletion, deletion, needs};
+use crate::registry::Digest;
 
 fn owned() -> Scene {
     let mut scene = sources();
@@ -152,4 +154,108 @@ fn a_finalizer_that_cannot_be_set_is_told() {
     }
     assert_eq!(scene.ready(), ("False", "ClusterError"));
     assert!(scene.message().contains("forbidden"), "{}", scene.message());
+}
+
+/// The publication of an image whose tags go with it, as it is begun.
+fn publishing() -> (Scene, Task) {
+    let mut scene = owned();
+    scene.image.spec.target.platform_tag = Some("{tag}-{arch}".to_owned());
+    for _ in 0..8 {
+        for task in scene.open() {
+            if !matches!(task, Task::Publish { .. }) {
+                scene.succeed(&task);
+            }
+        }
+    }
+    let publish = scene.open().into_iter().find(|task| matches!(task, Task::Publish { .. }));
+    (scene, publish.expect("a publication"))
+}
+
+#[test]
+fn tags_of_a_publication_that_did_not_come_to_its_end_go_as_well() {
+    let (mut scene, publish) = publishing();
+    let Task::Publish { index, .. } = &publish else { return };
+    assert!(scene.observed.status.published.is_none());
+    assert_eq!(scene.observed.status.publishing.len(), 6, "two of the index and of each platform");
+    scene.fail(&publish, Reason::PushDenied, "1.4.2: the tag is immutable", false);
+    scene.plan();
+    scene.restart();
+    scene.image.metadata.deletion_timestamp = Some(Time(scene.now));
+    let then = decide(&scene);
+    let [Task::DeleteTags { tags }] = then.tasks.as_slice() else { panic!("{:?}", then.tasks) };
+    assert_eq!(tags.len(), 6);
+    let of_index = tags.iter().filter(|(_, digest)| *digest == index.descriptor.digest).count();
+    assert_eq!(of_index, 2);
+}
+
+#[test]
+fn a_publication_under_way_comes_to_its_end_before_its_tags_are_removed() {
+    let (mut scene, publish) = publishing();
+    scene.observed.publications = vec![publish.clone()];
+    scene.image.metadata.deletion_timestamp = Some(Time(scene.now));
+    let first = decide(&scene);
+    let [task] = first.tasks.as_slice() else { panic!("{:?}", first.tasks) };
+    assert_eq!(task.key(), publish.key());
+    scene.now += SignedDuration::from_mins(10);
+    assert!(
+        !decide(&scene).tasks.iter().any(|task| matches!(task, Task::Publish { .. })),
+        "but not for ever"
+    );
+    scene.observed.publications.clear();
+    assert!(decide(&scene).tasks.iter().any(|task| matches!(task, Task::DeleteTags { .. })));
+}
+
+#[test]
+fn what_is_published_is_not_remembered_as_being_published() {
+    let (mut scene, publish) = publishing();
+    scene.succeed(&publish);
+    scene.run();
+    assert_eq!(scene.ready(), ("True", "Published"));
+    assert!(scene.observed.status.publishing.is_empty());
+}
+
+#[test]
+fn what_a_publication_left_that_was_given_up_is_written_again() {
+    let mut scene = owned();
+    scene.run();
+    let ours = scene.observed.status.digest.clone().expect("a digest");
+    scene.edit(|image| image.spec.target.annotations = [("a".to_owned(), "b".to_owned())].into());
+    for _ in 0..6 {
+        for task in scene.open() {
+            if !matches!(task, Task::Publish { .. }) {
+                scene.succeed(&task);
+            }
+        }
+    }
+    assert_eq!(scene.observed.status.publishing.len(), 2);
+    // One tag was written when the edit was taken back.
+    scene.point(
+        &format!("{REPOSITORY}:latest"),
+        scene.observed.status.publishing[0].digest.as_ref().and_then(|digest| digest.parse().ok()),
+    );
+    scene.edit(|image| image.spec.target.annotations.clear());
+    scene.run();
+    assert_eq!(scene.ready(), ("True", "Published"));
+    assert_eq!(scene.observed.status.digest.as_ref(), Some(&ours));
+    let held = scene.registry[&format!("{REPOSITORY}:latest").parse().expect("a tag")].clone();
+    assert_eq!(held.map(|held| held.to_string()), Some(ours));
+    assert!(scene.observed.status.publishing.is_empty());
+}
+
+#[test]
+fn an_index_that_another_resource_names_by_its_digest_is_needed() {
+    let digest = Digest::sha256(b"index");
+    let repository = REPOSITORY.parse().expect("a repository");
+    let with = |image: String| {
+        Scene::new(serde_json::json!({"platforms": [{"platform": "linux/amd64", "image": image}]})).image
+    };
+    assert!(needs(&with(format!("{REPOSITORY}@{digest}")), &repository, &digest));
+    assert!(needs(&with(format!("registry.test:443/team-a/web:1@{digest}")), &repository, &digest));
+    assert!(!needs(&with(format!("{REPOSITORY}:latest")), &repository, &digest));
+    assert!(!needs(&with(format!("other.test/web@{digest}")), &repository, &digest));
+    let mut scene = owned();
+    scene.run();
+    scene.image.status = Some(scene.observed.status.clone());
+    let own = scene.observed.status.digest.as_ref().and_then(|digest| digest.parse().ok()).expect("a digest");
+    assert!(needs(&scene.image, &repository, &own), "what it has published");
 }

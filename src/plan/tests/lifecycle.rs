@@ -8,6 +8,7 @@ use serde_json::json;
 use super::scene::Scene;
 use super::{building, builds, created, deleted, published};
 use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, Reason};
+use crate::plan::Conflict;
 use crate::plan::task::Task;
 
 #[test]
@@ -236,4 +237,31 @@ fn suspending_what_is_published_keeps_it_ready_and_suspending_what_is_not_does_n
     scene.edit(|image| image.spec.target.tags.push("edge".to_owned()));
     scene.plan();
     assert_eq!(scene.ready(), ("Unknown", "Suspended"));
+}
+
+#[test]
+fn what_is_suspended_or_refused_is_not_said_to_be_looked_at_and_its_finished_jobs_go_in_time() {
+    let suspend = |scene: &mut Scene| scene.edit(|image| image.spec.suspend = true);
+    let refuse = |scene: &mut Scene| {
+        let tag = "registry.test/team-a/web:latest".parse().expect("a tag");
+        scene.observed.conflict = Some(Conflict { tag, holder: "team-b/web".to_owned() });
+    };
+    for (stop, reason) in
+        [(suspend as fn(&mut Scene), "Suspended"), (refuse as fn(&mut Scene), "TagConflict")]
+    {
+        let mut scene = published();
+        scene.annotate(ANNOTATION_RECONCILE, "now");
+        scene.plan();
+        stop(&mut scene);
+        let plan = scene.plan();
+        let drifted = scene.observed.status.condition("Drifted").expect("the condition");
+        assert_eq!((drifted.status.as_str(), drifted.reason.as_str()), ("Unknown", reason));
+        assert!(deleted(&plan).is_empty());
+        scene.now += plan.wake_after.expect("the Jobs' time ends");
+        assert_eq!(deleted(&scene.plan()).len(), 2, "{reason}");
+        scene.observed.conflict = None;
+        scene.edit(|image| image.spec.suspend = false);
+        scene.run();
+        assert!(scene.observed.status.condition("Drifted").is_none());
+    }
 }

@@ -8,6 +8,7 @@ mod drift;
 mod events;
 mod gates;
 mod lifecycle;
+mod looks;
 mod nodes;
 mod outcomes;
 mod policy;

@@ -106,7 +106,7 @@ impl Scene {
 
     pub fn succeed(&mut self, task: &Task) {
         let found = match task {
-            Task::ResolveCommit { .. } => Found::Commit(COMMIT.to_owned()),
+            Task::ResolveCommit { .. } => Found::Commit(self.commit.clone().unwrap_or_default()),
             Task::ReadConfigMap { .. } => Found::Files {
                 sums: [("Dockerfile".to_owned(), "c0ffee".to_owned())].into(),
                 dockerfiles: BTreeMap::new(),
@@ -162,17 +162,25 @@ impl Scene {
                 self.publish(task);
                 Found::Done
             }
-            Task::Check { sources, published, .. } => {
+            Task::PutBack { repository, tags, .. } => {
+                for (tag, digest) in tags {
+                    self.registry.insert(repository.with_tag(tag).expect("a tag"), Some(digest.clone()));
+                }
+                Found::Done
+            }
+            Task::Check { sources, published, git, .. } => {
                 let held = sources
                     .iter()
                     .chain(published)
+                    .filter(|reference| !self.unseen.contains(reference))
                     .map(|reference| (reference.clone(), self.held(reference)))
                     .collect();
                 Found::Checked(Arc::new(Checked {
                     at: self.now,
                     held,
-                    commit: self.commit.clone(),
+                    commit: git.as_ref().and(self.commit.clone()),
                     refused: None,
+                    unseen: None,
                 }))
             }
             Task::SetFinalizer { present } => {
@@ -238,6 +246,9 @@ impl Scene {
         let retry_at = self.now.saturating_add(SignedDuration::from_secs(7)).expect("a time");
         let failure = Failure { reason, message: message.to_owned(), transient, retry_at };
         self.observed.facts.insert(task.key(), Fact::Failed(failure));
+        if self.observed.facts.failing_since(task).is_none() {
+            self.observed.facts.insert_failing(task.key(), self.now);
+        }
     }
 
     /// The controller restarts: what it had in its memory is gone.

@@ -257,3 +257,66 @@ fn an_edit_takes_back_no_tag_that_is_only_to_be_reported() {
     let tags = scene.observed.status.published.as_ref().expect("published").tags.len();
     assert_eq!((tags, scene.ready()), (3, ("True", "Published")));
 }
+
+#[test]
+fn a_mirror_that_does_not_follow_keeps_the_tags_that_it_had() {
+    let mut scene = with_target(json!({"mirrors": [{"repository": MIRROR}]}));
+    scene.run();
+    let old = scene.observed.status.digest.clone();
+    scene.edit(|image| image.spec.target.annotations = [("a".to_owned(), "b".to_owned())].into());
+    let fail = |scene: &mut Scene| {
+        for _ in 0..10 {
+            for task in scene.open() {
+                match &task {
+                    Task::Publish { repository, .. } if repository.to_string() == MIRROR => {
+                        scene.fail(&task, Reason::PushDenied, "denied", false);
+                    }
+                    _ => scene.succeed(&task),
+                }
+            }
+        }
+    };
+    fail(&mut scene);
+    assert_eq!(scene.ready(), ("False", "PushDenied"));
+    assert_ne!(scene.observed.status.digest, old);
+    let at_mirror = |scene: &Scene| {
+        let tags = &scene.observed.status.published.as_ref().expect("published").tags;
+        tags.iter().filter(|tag| tag.repository == MIRROR).cloned().collect::<Vec<_>>()
+    };
+    assert!(at_mirror(&scene).len() == 2 && at_mirror(&scene).iter().all(|tag| tag.digest == old));
+    // Nothing about them has drifted, and no image is missed there.
+    scene.look();
+    fail(&mut scene);
+    assert!(!scene.has("Drifted") && scene.observed.status.missing.is_empty());
+    scene.restart();
+    scene.run();
+    assert_eq!(scene.ready(), ("True", "Published"));
+    assert!(at_mirror(&scene).len() == 2 && at_mirror(&scene).iter().all(|tag| tag.digest.is_none()));
+}
+
+#[test]
+fn an_optional_platform_that_takes_long_to_be_copied_keeps_nobody_waiting_and_joins() {
+    let mut scene = optional();
+    let is_slow = |task: &Task| {
+        let Task::CopyImage { image, .. } = task else { return false };
+        image.image.descriptor.platform.as_ref().is_some_and(|platform| platform.architecture == "s390x")
+    };
+    let run = |scene: &mut Scene| {
+        for _ in 0..8 {
+            let open = scene.open();
+            open.iter().filter(|task| !is_slow(task)).for_each(|task| scene.succeed(task));
+        }
+    };
+    run(&mut scene);
+    assert_eq!(scene.ready().0, "Unknown", "it may be there in a moment");
+    let wait = scene.plan().wake_after.expect("it is not waited for without end");
+    scene.now += wait;
+    run(&mut scene);
+    assert_eq!(scene.ready(), ("True", "Published"));
+    assert!(scene.message().ends_with(", without linux/s390x (Copying)"), "{}", scene.message());
+    let copy = scene.open().into_iter().find(is_slow).expect("it is still being copied");
+    scene.succeed(&copy);
+    scene.run();
+    assert_eq!(scene.observed.status.ready_platforms.as_deref(), Some("2/2"));
+    assert_eq!(scene.observed.status.history.len(), 2);
+}
