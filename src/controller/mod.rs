@@ -37,6 +37,7 @@ use crate::api::{MANAGER, MultiArchImage, image_of};
 use crate::build::BuilderSettings;
 use crate::health::{Health, Part};
 use crate::metrics::{Levels, Metrics};
+use crate::plan::claims::Relisted;
 use crate::plan::task::{Epoch, Failure};
 use crate::plan::{Observed, Plan};
 use crate::policy::Policies;
@@ -47,7 +48,8 @@ use pulse::Pulse;
 use status::{Statuses, Written};
 use tasks::Tasks;
 use watches::{
-    Ready, all_ready, may_see_nodes, scoped, waiting_for_nodes, watch_images, watch_labelled, watch_nodes,
+    Everybody, Ready, all_ready, may_see_nodes, scoped, waiting_for_nodes, watch_images, watch_labelled,
+    watch_nodes,
 };
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
@@ -129,11 +131,13 @@ pub async fn run(
     let grace = settings.shutdown_grace;
     let (ended, ended_objects) = mpsc::unbounded();
     let concerned = ended.clone();
+    let woken = ended.clone();
     let pulse = Pulse::new(ended.clone());
     let (image_store, image_writer) = reflector::store();
     let (job_store, job_writer) = reflector::store();
     let (pod_store, pod_writer) = reflector::store();
     let (node_store, node_writer) = sees_nodes.then(reflector::store).unzip();
+    let everybody = Everybody::new(image_store.clone(), woken);
     let stores = (image_store.clone(), job_store, pod_store, node_store);
     let context = Arc::new(Context::new(&client, settings, stores, ended));
     // A scrape does not keep the controller alive.
@@ -154,13 +158,18 @@ pub async fn run(
         move |()| never_began(ready)
     });
     let waiting = image_store.clone();
-    let controller = Controller::for_stream(watch_images(images, image_writer, seen), image_store)
+    let jobs = watch_labelled(jobs, job_writer, everybody.clone()).inspect_ok(review);
+    let pods = watch_labelled(pods, pod_writer, everybody.clone());
+    let images = watch_images(images, image_writer, seen, everybody.clone());
+    let controller = Controller::for_stream(images, image_store)
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .watches_stream(watch_labelled(jobs, job_writer).inspect_ok(review), |job| image_of(&job))
-        .watches_stream(watch_labelled(pods, pod_writer), |pod| image_of(&pod));
+        .watches_stream(jobs, |job| image_of(&job))
+        .watches_stream(pods, |pod| image_of(&pod));
     let controller = match node_writer {
         Some(writer) => controller
-            .watches_stream(watch_nodes(Api::all(client), writer), move |_| waiting_for_nodes(&waiting)),
+            .watches_stream(watch_nodes(Api::all(client), writer, everybody), move |_| {
+                waiting_for_nodes(&waiting)
+            }),
         None => controller,
     };
     let controller = controller
@@ -391,21 +400,26 @@ impl Context {
         concerned: &mpsc::UnboundedSender<ObjectRef<MultiArchImage>>,
     ) {
         let mut claims = self.performer.claims();
-        let others = match event {
+        let (gone, others) = match event {
             Event::Init => {
                 claims.begin_list();
-                HashSet::new()
+                Default::default()
             }
             Event::InitApply(image) | Event::Apply(image) => {
-                claims.set(image, self.settings.policies.denial(image).is_none())
+                (HashSet::new(), claims.set(image, self.settings.policies.denial(image).is_none()))
             }
-            Event::InitDone => claims.end_list(),
-            Event::Delete(image) => claims.remove(&ObjectRef::from_obj(image)),
+            Event::InitDone => {
+                let Relisted { gone, concerned } = claims.end_list();
+                (gone, concerned)
+            }
+            Event::Delete(image) => {
+                let object = ObjectRef::from_obj(image);
+                let concerned = claims.remove(&object);
+                (HashSet::from([object]), concerned)
+            }
         };
         drop(claims);
-        if let Event::Delete(image) = event {
-            self.forget(&ObjectRef::from_obj(image));
-        }
+        gone.iter().for_each(|object| self.forget(object));
         // The receiver lives as long as the controller; after it nobody publishes.
         others.into_iter().for_each(|other| drop(concerned.unbounded_send(other)));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use futures::channel::mpsc::UnboundedSender;
 use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt as _, Stream, TryStreamExt as _, future};
 use k8s_openapi::api::authorization::v1::{
@@ -54,11 +55,38 @@ where
     }
 }
 
+/// All images, to be woken when a watch has had to list anew: what went meanwhile has no event of its own, and what is
+/// told while a list is read is in no store before its end.
+#[derive(Clone)]
+pub(super) struct Everybody {
+    images: Store<MultiArchImage>,
+    queue: UnboundedSender<ObjectRef<MultiArchImage>>,
+    /// The first list wakes everybody by itself: nobody's turn comes before its end.
+    has_list: bool,
+}
+
+impl Everybody {
+    pub fn new(images: Store<MultiArchImage>, queue: UnboundedSender<ObjectRef<MultiArchImage>>) -> Self {
+        Everybody { images, queue, has_list: false }
+    }
+
+    fn hear<K>(&mut self, event: &Event<K>) {
+        if !matches!(event, Event::InitDone) || !std::mem::replace(&mut self.has_list, true) {
+            return;
+        }
+        for image in self.images.state() {
+            // The receiver lives as long as the controller.
+            let _ = self.queue.unbounded_send(ObjectRef::from_obj(&*image));
+        }
+    }
+}
+
 /// Edits of the spec, of annotations and finalizers; our own writes of the status wake nobody. `seen` hears of everything.
 pub(super) fn watch_images(
     api: Api<DeserializeGuard<MultiArchImage>>,
     writer: Writer<MultiArchImage>,
     seen: impl Fn(&Event<MultiArchImage>) + Send + 'static,
+    mut everybody: Everybody,
 ) -> impl Stream<Item = Result<MultiArchImage, watcher::Error>> {
     watcher(api, watcher::Config::default())
         .default_backoff()
@@ -66,6 +94,7 @@ pub(super) fn watch_images(
         .modify(|image| image.managed_fields_mut().clear())
         .reflect(writer)
         .inspect_ok(seen)
+        .inspect_ok(move |event| everybody.hear(event))
         .applied_objects()
         .predicate_filter(
             predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
@@ -105,6 +134,7 @@ fn by_name(unreadable: InvalidObject) -> Option<MultiArchImage> {
 pub(super) fn watch_labelled<K>(
     api: Api<K>,
     writer: Writer<K>,
+    mut everybody: Everybody,
 ) -> impl Stream<Item = Result<K, watcher::Error>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -113,6 +143,7 @@ where
         .default_backoff()
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect_ok(move |event| everybody.hear(event))
         .touched_objects()
 }
 
@@ -120,11 +151,13 @@ where
 pub(super) fn watch_nodes(
     api: Api<PartialObjectMeta<Node>>,
     writer: Writer<PartialObjectMeta<Node>>,
+    mut everybody: Everybody,
 ) -> impl Stream<Item = Result<PartialObjectMeta<Node>, watcher::Error>> {
     watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(|node| node.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect_ok(move |event| everybody.hear(event))
         .touched_objects()
         // Kubelets report every few minutes; what counts is a node that comes, and its labels.
         .predicate_filter(predicates::labels, Default::default())
@@ -182,7 +215,33 @@ fn waits_for_a_node(platform: &PlatformStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures::channel::mpsc::unbounded;
+    use kube::runtime::reflector;
+
     use super::*;
+
+    #[test]
+    fn what_went_while_nobody_watched_is_noticed_when_the_list_has_been_read_anew() {
+        let (images, mut writer) = reflector::store();
+        let image: MultiArchImage = serde_json::from_value(json!({
+            "apiVersion": "multiarch.dev/v1alpha1", "kind": "MultiArchImage", "metadata": {"name": "web"},
+            "spec": {"target": {"repository": "registry.test/web", "tags": ["1"]}, "platforms": []},
+        }))
+        .expect("an image");
+        writer.apply_watcher_event(&Event::Apply(image.clone()));
+        let (queue, mut woken) = unbounded();
+        let mut everybody = Everybody::new(images, queue);
+        let mut list = |of: &[Job]| {
+            everybody.hear::<Job>(&Event::Init);
+            of.iter().for_each(|job| everybody.hear(&Event::InitApply(job.clone())));
+            everybody.hear::<Job>(&Event::InitDone);
+        };
+        list(&[Job::default()]);
+        assert!(woken.try_recv().is_err(), "a start is no gap");
+        list(&[]);
+        assert_eq!(woken.try_recv(), Ok(ObjectRef::from_obj(&image)));
+        assert!(woken.try_recv().is_err(), "once is enough");
+    }
 
     #[test]
     fn an_image_that_cannot_be_read_does_not_keep_the_others_from_being_seen() {

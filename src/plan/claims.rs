@@ -41,22 +41,39 @@ impl Claim {
 pub struct Claims {
     by_tag: HashMap<Reference, BTreeSet<Claim>>,
     by_image: HashMap<Object, (Claim, BTreeSet<Reference>)>,
-    /// The images that a new list has had so far.
-    listed: Option<HashSet<Object>>,
+    list: Option<List>,
+}
+
+/// A new list of all images, as far as it is known.
+#[derive(Debug, Default)]
+struct List {
+    listed: HashSet<Object>,
+    /// Those that are another resource of the same name than before.
+    replaced: HashSet<Object>,
+}
+
+/// What a new list has told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Relisted {
+    /// Images that are there no more, and those in whose place there is another of the same name.
+    pub gone: HashSet<Object>,
+    /// Images that may now be served.
+    pub concerned: HashSet<Object>,
 }
 
 impl Claims {
     /// A new list of all images begins.
     pub fn begin_list(&mut self) {
-        self.listed = Some(HashSet::new());
+        self.list = Some(List::default());
     }
 
-    /// The list has ended: images that were not in it are gone. Returns those that may now be served.
-    pub fn end_list(&mut self) -> HashSet<Object> {
-        let Some(listed) = self.listed.take() else { return HashSet::new() };
-        let gone: Vec<Object> =
+    /// The list has ended: images that were not in it are gone.
+    pub fn end_list(&mut self) -> Relisted {
+        let Some(List { listed, replaced }) = self.list.take() else { return Relisted::default() };
+        let missing: Vec<Object> =
             self.by_image.keys().filter(|object| !listed.contains(object)).cloned().collect();
-        gone.iter().flat_map(|object| self.remove(object)).collect()
+        let concerned = missing.iter().flat_map(|object| self.remove(object)).collect();
+        Relisted { gone: replaced.into_iter().chain(missing).collect(), concerned }
     }
 
     /// An image is there, perhaps with other tags than before; one that may not publish claims none. Returns the others that
@@ -64,8 +81,10 @@ impl Claims {
     pub fn set(&mut self, image: &MultiArchImage, may_publish: bool) -> HashSet<Object> {
         let claim = Claim::of(image);
         let object = claim.object();
-        if let Some(listed) = &mut self.listed {
-            listed.insert(object.clone());
+        let is_another = self.by_image.get(&object).is_some_and(|(known, _)| known.uid != claim.uid);
+        if let Some(list) = &mut self.list {
+            list.replaced.extend(is_another.then(|| object.clone()));
+            list.listed.insert(object.clone());
         }
         let named = destinations(&image.spec).into_iter().flatten().filter(|_| may_publish);
         let tags: BTreeSet<Reference> = named

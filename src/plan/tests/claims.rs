@@ -7,7 +7,7 @@ use super::scene::{REPOSITORY, Scene};
 use super::{building, deleted, sources};
 use crate::api::MultiArchImage;
 use crate::plan::Conflict;
-use crate::plan::claims::Claims;
+use crate::plan::claims::{Claims, Relisted};
 
 fn image(name: &str, created: &str, target: serde_json::Value) -> MultiArchImage {
     let scene = Scene::new(
@@ -72,8 +72,25 @@ fn an_image_that_went_while_nobody_watched_is_forgotten_with_the_next_list() {
     claims.begin_list();
     assert!(claims.set(&young, true).is_empty(), "nothing about it has changed");
     assert!(claims.conflict(&object("young")).is_some(), "the list has not ended");
-    assert_eq!(claims.end_list().into_iter().collect::<Vec<_>>(), [object("young")]);
+    let told = Relisted { gone: [object("old")].into(), concerned: [object("young")].into() };
+    assert_eq!(claims.end_list(), told);
     assert_eq!(claims.conflict(&object("young")), None);
+    assert_eq!(claims.end_list(), Relisted::default(), "a list ends once");
+}
+
+#[test]
+fn an_image_that_was_made_anew_while_nobody_watched_is_not_taken_for_the_earlier_one() {
+    let mut claims = Claims::default();
+    let first = image("web", EARLY, json!({"repository": REPOSITORY, "tags": ["1"]}));
+    let mut second = first.clone();
+    second.metadata.uid = Some("another".to_owned());
+    claims.set(&first, true);
+    claims.begin_list();
+    claims.set(&second, true);
+    assert_eq!(claims.end_list(), Relisted { gone: [object("web")].into(), ..Relisted::default() });
+    claims.begin_list();
+    claims.set(&second, true);
+    assert_eq!(claims.end_list(), Relisted::default(), "it is known by now");
 }
 
 #[test]
