@@ -1,6 +1,7 @@
 //! The control loop: observe what the watches and tasks know, plan, write the status, and set the tasks going.
 
 mod admission;
+mod budget;
 mod ends;
 mod objects;
 mod observe;
@@ -29,7 +30,6 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -43,6 +43,7 @@ use crate::plan::{Observed, Plan};
 use crate::policy::Policies;
 use crate::{git, plan, registry, telemetry};
 use admission::Admission;
+use budget::Budgets;
 use perform::Performer;
 use pulse::Pulse;
 use status::{Statuses, Written};
@@ -54,11 +55,6 @@ use watches::{
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
 const CONCURRENCY: u16 = 32;
-/// Tasks at registries and git servers at once over all images: each is a few requests or one copy.
-const TASK_LIMIT: usize = 64;
-/// Images unpacked at once over all images; each may take 64 MB.
-const UNPACKING_LIMIT: usize = 4;
-
 /// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
 const RECONCILIATION_GRACE: Duration = Duration::from_secs(5);
 /// How long cancelling uploads may take that were given up.
@@ -355,8 +351,7 @@ impl Context {
                 hosts: Arc::clone(&settings.policies.hosts),
                 images,
                 claims: Arc::default(),
-                permits: Arc::new(Semaphore::new(TASK_LIMIT)),
-                unpacking: Arc::new(Semaphore::new(UNPACKING_LIMIT)),
+                budgets: Arc::new(Budgets::new(settings.namespace.is_some())),
             },
             admission: Admission::new(&settings.builder, jobs.clone(), pods.clone(), ended.clone()),
             jobs,
