@@ -1,6 +1,8 @@
 //! The control loop: observe what the watches and tasks know, plan, write the status, and set the tasks going.
 
 mod admission;
+mod announce;
+mod budget;
 mod ends;
 mod objects;
 mod observe;
@@ -12,7 +14,11 @@ mod tags;
 mod tasks;
 mod watches;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,23 +35,27 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::api::{MANAGER, MultiArchImage, image_of};
+use crate::api::{MANAGER, MultiArchImage, Reason, image_of};
 use crate::build::BuilderSettings;
 use crate::health::{Health, Part};
 use crate::metrics::{Levels, Metrics};
 use crate::plan::claims::Relisted;
+use crate::plan::retry::spread;
 use crate::plan::task::{Epoch, Failure};
 use crate::plan::{Observed, Plan};
 use crate::policy::Policies;
 use crate::{git, plan, registry, telemetry};
 use admission::Admission;
+use announce::Announcer;
+use budget::Budgets;
+#[cfg(test)]
+pub(crate) use budget::UNPACKING;
 use perform::Performer;
 use pulse::Pulse;
-use status::{Statuses, Written};
+use status::{Statuses, WriteError, Written};
 use tasks::Tasks;
 use watches::{
     Everybody, Ready, all_ready, may_see_nodes, scoped, waiting_for_nodes, watch_images, watch_labelled,
@@ -54,13 +64,11 @@ use watches::{
 
 /// Images reconciled at once; a reconciliation waits only for the API server.
 const CONCURRENCY: u16 = 32;
-/// Tasks at registries and git servers at once over all images: each is a few requests or one copy.
-const TASK_LIMIT: usize = 64;
-/// Images unpacked at once over all images; each may take 128 MB.
-pub(crate) const UNPACKING_LIMIT: usize = 2;
 
 /// How long reconciliations under way may take to end; nothing is lost with one that is abandoned.
 const RECONCILIATION_GRACE: Duration = Duration::from_secs(5);
+/// How long events may take that tell of what was done.
+const EVENTS_GRACE: Duration = Duration::from_secs(2);
 /// How long cancelling uploads may take that were given up.
 const UPLOADS_GRACE: Duration = Duration::from_secs(2);
 /// How often the controller is asked whether it goes on.
@@ -90,6 +98,7 @@ struct Context {
     /// `None` where the operator may not look at nodes.
     nodes: Option<Store<PartialObjectMeta<Node>>>,
     statuses: Statuses,
+    announcer: Announcer,
     tasks: Arc<Tasks>,
     admission: Admission,
     performer: Performer,
@@ -105,9 +114,23 @@ struct Context {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("the status cannot be written: {0}")]
-    Status(#[source] kube::Error),
+    Status(#[source] WriteError),
     #[error("the operator is stopping")]
     Stopping,
+    #[error(
+        "{}: the operator made a mistake; please report the lines of its log before this one",
+        Reason::InternalError
+    )]
+    Internal,
+}
+
+impl Error {
+    fn may_pass(&self) -> bool {
+        match self {
+            Error::Status(_) | Error::Stopping => true,
+            Error::Internal => false,
+        }
+    }
 }
 
 /// Runs until `shutdown` is done and what must not be left half done has ended.
@@ -145,7 +168,13 @@ pub async fn run(
     context.metrics.follow(move || followed.upgrade().map(|context| context.levels()).unwrap_or_default());
     let seen = {
         let context = Arc::clone(&context);
-        move |event: &Event<MultiArchImage>| context.see(event, &concerned)
+        move |event: &Event<MultiArchImage>| {
+            // As in a round: the watch is everybody's.
+            let see = AssertUnwindSafe(|| context.see(event, &concerned));
+            if std::panic::catch_unwind(see).is_err() {
+                tracing::error!("{}", Error::Internal);
+            }
+        }
     };
     let review = {
         let context = Arc::clone(&context);
@@ -188,7 +217,8 @@ pub async fn run(
     }
     // Whoever comes next may begin when nothing of this one is under way any more.
     context.tasks.stop().await;
-    context.performer.registry.settle(UPLOADS_GRACE).await;
+    let told = tokio::time::timeout(EVENTS_GRACE, context.announcer.finish());
+    let _ = futures::join!(told, context.performer.registry.settle(UPLOADS_GRACE));
     Ok(())
 }
 
@@ -265,13 +295,22 @@ async fn reconcile(image: Arc<MultiArchImage>, context: Arc<Context>) -> Result<
     );
     telemetry::identify(&span);
     let begun = Instant::now();
-    let result = round(&image, &context).instrument(span.clone()).await;
+    let result = contained(round(&image, &context)).instrument(span.clone()).await;
+    if !context.has(&image) {
+        // It went, and was forgotten, before the round had ended.
+        context.forget(&ObjectRef::from_obj(&*image));
+    }
     if let Err(error) = &result {
         telemetry::fail(&span, error.to_string());
         span.in_scope(|| tracing::warn!("it is tried again: {error}"));
     }
     context.metrics.reconciled(result.is_ok(), begun.elapsed());
     result
+}
+
+/// A mistake of ours that one image brings to light must not end the rounds of all others.
+async fn contained<T>(round: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(round).catch_unwind().await.unwrap_or(Err(Error::Internal))
 }
 
 /// `namespace/name`, as people write it.
@@ -284,11 +323,13 @@ async fn round(image: &MultiArchImage, context: &Context) -> Result<Action, Erro
     let object = ObjectRef::from_obj(image);
     let now = Timestamp::now();
     if image.is_deleted() {
-        return Ok(delete(&object, image, context, now).await);
+        return Ok(delete(&object, image, context, now));
     }
     let (observed, plan) = plan(&object, image, context, now);
     let notes = plan::notes(&observed.status, &plan.status);
     let outcomes = plan::outcomes(&observed.status, &plan.status);
+    // Whoever edits or suspends is not kept waiting by an API server that takes no status.
+    context.tasks.cancel_unwanted(&object, &plan.tasks);
     let written = context.statuses.write(&object, image, &observed.status, plan.status).await;
     if let Written::Gone = written.map_err(Error::Status)? {
         context.forget(&object);
@@ -296,7 +337,7 @@ async fn round(image: &MultiArchImage, context: &Context) -> Result<Action, Erro
     }
     context.metrics.count(&outcomes);
     context.tasks.want(&object, plan.tasks, &Epoch::of(image, &observed.status), now, &context.performer);
-    context.statuses.announce(image, notes).await;
+    context.announcer.announce(image, notes);
     context.failures().remove(&object);
     Ok(match plan.wake_after {
         Some(wait) => Action::requeue(wait.unsigned_abs()),
@@ -305,7 +346,7 @@ async fn round(image: &MultiArchImage, context: &Context) -> Result<Action, Erro
 }
 
 /// Removes what is to go with a resource, and lets it go.
-async fn delete(
+fn delete(
     object: &ObjectRef<MultiArchImage>,
     image: &MultiArchImage,
     context: &Context,
@@ -316,11 +357,13 @@ async fn delete(
         context.forget(object);
         return Action::await_change();
     }
-    let observed = observe::observe(object, image, context);
+    // It builds no more, however long its tags keep it.
+    context.admission.forget(object);
+    let observed = observe::observe(object, image, context, now);
     let deletion = plan::deletion(image, &observed, now);
     let epoch = Epoch::of(image, &observed.status);
     context.tasks.want(object, deletion.tasks, &epoch, now, &context.performer);
-    context.statuses.announce(image, deletion.notes).await;
+    context.announcer.announce(image, deletion.notes);
     deletion.wake_after.map_or_else(Action::await_change, |wait| Action::requeue(wait.unsigned_abs()))
 }
 
@@ -331,7 +374,7 @@ fn plan(
     context: &Context,
     now: Timestamp,
 ) -> (Observed, Plan) {
-    let mut observed = observe::observe(object, image, context);
+    let mut observed = observe::observe(object, image, context, now);
     let plan = plan::plan(image, &observed, &context.settings, now);
     let reconciling = observed.status.condition("Reconciling");
     let at_work_since = reconciling.map(|condition| condition.last_transition_time.0);
@@ -345,7 +388,10 @@ fn plan(
     (observed, plan)
 }
 
-fn error_policy(image: Arc<MultiArchImage>, _: &Error, context: Arc<Context>) -> Action {
+fn error_policy(image: Arc<MultiArchImage>, error: &Error, context: Arc<Context>) -> Action {
+    if !context.has(&image) {
+        return Action::await_change();
+    }
     let object = ObjectRef::from_obj(&*image);
     let attempts = {
         let mut failures = context.failures();
@@ -353,7 +399,8 @@ fn error_policy(image: Arc<MultiArchImage>, _: &Error, context: Arc<Context>) ->
         *attempts += 1;
         *attempts
     };
-    Action::requeue(Failure::retry_after(true, attempts, None).unsigned_abs().max(Duration::from_millis(1)))
+    let wait = Failure::retry_after(error.may_pass(), attempts, None);
+    Action::requeue(spread(wait, &(&image.metadata.uid, attempts)).unsigned_abs())
 }
 
 type Stores = (Store<MultiArchImage>, Store<Job>, Store<Pod>, Option<Store<PartialObjectMeta<Node>>>);
@@ -369,7 +416,8 @@ impl Context {
         let reporter = Reporter { controller: MANAGER.to_owned(), instance: None };
         Context {
             watches_ready: all_ready(images.clone(), jobs.clone(), pods.clone(), nodes.clone()),
-            statuses: Statuses::new(client.clone(), Recorder::new(client.clone(), reporter)),
+            statuses: Statuses::new(client.clone()),
+            announcer: Announcer::new(Recorder::new(client.clone(), reporter)),
             performer: Performer {
                 cluster: client.clone(),
                 registry: settings.registry,
@@ -377,8 +425,7 @@ impl Context {
                 hosts: Arc::clone(&settings.policies.hosts),
                 images,
                 claims: Arc::default(),
-                permits: Arc::new(Semaphore::new(TASK_LIMIT)),
-                unpacking: Arc::new(Semaphore::new(UNPACKING_LIMIT)),
+                budgets: Arc::new(Budgets::new(settings.namespace.is_some())),
             },
             admission: Admission::new(&settings.builder, jobs.clone(), pods.clone(), ended.clone()),
             jobs,
@@ -429,6 +476,12 @@ impl Context {
         let images = self.performer.images.state();
         let (running, queued) = self.admission.counts();
         Levels::of(images.iter().map(Arc::as_ref), running, queued)
+    }
+
+    /// Whether the image is still there, and no other of its name.
+    fn has(&self, image: &MultiArchImage) -> bool {
+        let found = self.performer.images.get(&ObjectRef::from_obj(image));
+        found.is_some_and(|found| found.metadata.uid == image.metadata.uid)
     }
 
     fn forget(&self, object: &ObjectRef<MultiArchImage>) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
@@ -15,10 +16,11 @@ pub(super) fn observe(
     object: &ObjectRef<MultiArchImage>,
     image: &MultiArchImage,
     context: &Context,
+    now: Timestamp,
 ) -> Observed {
     let status = context.statuses.latest(object, image);
     Observed {
-        facts: context.tasks.facts(object, &Epoch::of(image, &status)),
+        facts: context.tasks.facts(object, &Epoch::of(image, &status), now),
         status,
         jobs: context.jobs.state_filter(|job| image_of(job).as_ref() == Some(object)),
         pods: context.pods.state_filter(|pod| image_of(pod).as_ref() == Some(object)),

@@ -5,20 +5,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt as _, TryFutureExt as _};
+use futures::FutureExt as _;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store};
-use tokio::sync::Semaphore;
 
+use super::budget::{Budget, Budgets};
 use super::objects;
 use super::secrets::{self, keyring};
 use super::tasks::{Perform, Problem};
 use crate::api::{ANNOTATION_REBUILD, MultiArchImage, Reason};
 use crate::dockerfile::BaseImage;
 use crate::image::{
-    self, AssembledIndex, BaseImageError, ContextImageError, PublishError, ResolveError, ResolvedImage,
+    self, AssembledIndex, BaseImageError, ContextImageError, ProgramFinding, PublishError, ResolveError,
+    ResolvedImage,
 };
 use crate::network::HostPolicy;
 use crate::plan::Conflict;
@@ -29,6 +30,9 @@ use crate::{git, registry};
 
 /// A build does not wait longer for what its builder reads anyway.
 const READ_FILE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Enough for the largest layers from a registry that is slow, and not on purpose.
+const INSPECTION_PATIENCE: Duration = Duration::from_mins(15);
 
 /// The operator's hands.
 #[derive(Clone)]
@@ -45,10 +49,8 @@ pub struct Performer {
     pub images: Store<MultiArchImage>,
     /// Who publishes under which tag.
     pub claims: Arc<Mutex<Claims>>,
-    /// Bounds the tasks that talk to registries and git servers at once.
-    pub permits: Arc<Semaphore>,
-    /// Bounds the images that are unpacked at once.
-    pub unpacking: Arc<Semaphore>,
+    /// What may be under way at registries and git servers at once.
+    pub budgets: Arc<Budgets>,
 }
 
 impl Perform for Performer {
@@ -60,27 +62,31 @@ impl Perform for Performer {
         let performer = self.clone();
         let object = object.clone();
         async move {
-            let permit =
-                performer.permits.acquire().map_err(|_| Problem::lasting(Reason::Pending, "stopping"));
-            let _permit = if leaves_the_cluster(&task) { Some(permit.await?) } else { None };
+            let namespace = object.namespace.as_deref().unwrap_or_default();
+            let permit = match budget(&performer.budgets, &task) {
+                Some(budget) => Some(budget.acquire(namespace).await),
+                None => None,
+            };
+            let _permit = permit.transpose().map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
             performer.dispatch(&object, task).await
         }
         .boxed()
     }
 }
 
-/// Copies may take every permit for minutes; stopping an obsolete build does not wait for them.
-fn leaves_the_cluster(task: &Task) -> bool {
+/// What a task takes its place from: what only asks the API server, as to stop an obsolete build, waits for nobody.
+fn budget<'a>(budgets: &'a Budgets, task: &Task) -> Option<&'a Budget> {
     match task {
         Task::ResolveCommit { .. }
         | Task::ResolveContextImage { .. }
         | Task::ResolveImage { .. }
         | Task::CheckBaseImages { .. }
         | Task::InspectBuild { .. }
-        | Task::CopyImage { .. }
         | Task::Publish { .. }
         | Task::PutBack { .. }
-        | Task::Check { .. } => true,
+        | Task::Check { .. } => Some(&budgets.requests),
+        Task::CopyImage { .. } => Some(&budgets.copies),
+        Task::InspectProgram { .. } => Some(&budgets.unpacking),
         Task::CheckSecrets { .. }
         | Task::ReadConfigMap { .. }
         // The git client limits itself, and a server that is slow there must keep nobody else waiting.
@@ -93,11 +99,21 @@ fn leaves_the_cluster(task: &Task) -> bool {
         | Task::SetFinalizer { .. }
         // Few requests, which keep a resource from going.
         | Task::DeleteTags { .. }
-        // Has a bound of its own.
-        | Task::InspectProgram { .. }
         | Task::CreatePod { .. }
-        | Task::DeletePod { .. } => false,
+        | Task::DeletePod { .. } => None,
     }
+}
+
+/// What an inspection has found out, if it ends in time: whoever serves layers slowly must not keep a place for ever.
+async fn in_time(
+    patience: Duration,
+    inspection: impl Future<Output = Result<ProgramFinding, registry::Error>>,
+) -> Result<ProgramFinding, registry::Error> {
+    let minutes = patience.as_secs() / 60;
+    tokio::time::timeout(patience, inspection).await.unwrap_or_else(|_| {
+        let why = format!("the registry has not delivered its layers within {minutes} min");
+        Ok(ProgramFinding::Unknown { why })
+    })
 }
 
 impl Performer {
@@ -190,10 +206,9 @@ impl Performer {
             Task::SetFinalizer { present } => self.set_finalizer(object, present).await,
             Task::DeleteTags { tags } => self.delete_tags(object, &tags).await,
             Task::InspectProgram { repository, image, platform } => {
-                let permit = self.unpacking.acquire();
-                let _permit = permit.await.map_err(|_| Problem::lasting(Reason::Pending, "stopping"))?;
                 let session = self.session(object).await?;
-                let finding = image::inspect_program_of(&session, &repository, &image, &platform).await;
+                let inspection = image::inspect_program_of(&session, &repository, &image, &platform);
+                let finding = in_time(INSPECTION_PATIENCE, inspection).await;
                 let denied = Reason::AuthenticationFailed;
                 Ok(Found::Program(finding.map_err(|error| Problem::of_registry(&error, denied))?))
             }
@@ -451,5 +466,18 @@ impl Problem {
             transient: error.is_transient(),
             retry_after: error.retry_after().and_then(|wait| wait.try_into().ok()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_inspection_that_does_not_end_gives_its_place_back_and_leaves_the_program_unknown() {
+        let found = in_time(Duration::ZERO, std::future::pending()).await;
+        assert!(matches!(found, Ok(ProgramFinding::Unknown { why }) if why.contains("within 0 min")));
+        let known = ProgramFinding::Unknown { why: "the image starts nothing".to_owned() };
+        assert_eq!(in_time(INSPECTION_PATIENCE, async { Ok(known.clone()) }).await.ok(), Some(known));
     }
 }

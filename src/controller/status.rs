@@ -1,22 +1,22 @@
-//! Status: one server-side apply, only when something changed, and the events that tell of the change.
+//! Status: one server-side apply, only when something changed.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use crate::api::{MANAGER, MultiArchImage, MultiArchImageStatus};
-use crate::plan::Note;
+
+/// How long a write may take: one that hangs keeps its image, and one of the places of all images, from every round.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes statuses and remembers each until the watch has caught up with it.
 pub(super) struct Statuses {
     client: Client,
-    recorder: Recorder,
     written: Mutex<HashMap<ObjectRef<MultiArchImage>, Latest>>,
 }
 
@@ -32,16 +32,25 @@ pub(super) enum Written {
     Gone,
 }
 
+/// Why a status is not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error("{0}")]
+    Refused(#[from] kube::Error),
+    #[error("the API server has not answered for {} s", PATIENCE.as_secs())]
+    Late,
+}
+
 impl Statuses {
-    pub fn new(client: Client, recorder: Recorder) -> Self {
-        Statuses { client, recorder, written: Mutex::default() }
+    pub fn new(client: Client) -> Self {
+        Statuses { client, written: Mutex::default() }
     }
 
     /// The status that was written last: the watch's, or ours where the watch is behind.
     pub fn latest(&self, object: &ObjectRef<MultiArchImage>, image: &MultiArchImage) -> MultiArchImageStatus {
         let mut written = self.lock();
         if let Some(ours) = written.get(object) {
-            if ours.uid == image.metadata.uid && ours.resource_version != image.metadata.resource_version {
+            if ours.is_ahead_of(image) {
                 return ours.status.clone();
             }
             written.remove(object);
@@ -56,7 +65,7 @@ impl Statuses {
         image: &MultiArchImage,
         before: &MultiArchImageStatus,
         status: MultiArchImageStatus,
-    ) -> Result<Written, kube::Error> {
+    ) -> Result<Written, WriteError> {
         if *before == status {
             return Ok(Written::Yes);
         }
@@ -69,7 +78,9 @@ impl Statuses {
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
-        match api.patch_status(&image.name_any(), &parameters, &Patch::Apply(patch)).await {
+        let (name, patch) = (image.name_any(), Patch::Apply(patch));
+        let answer = tokio::time::timeout(PATIENCE, api.patch_status(&name, &parameters, &patch)).await;
+        match answer.map_err(|_| WriteError::Late)? {
             Ok(patched) => {
                 let latest = Latest {
                     uid: patched.metadata.uid,
@@ -80,32 +91,7 @@ impl Statuses {
                 Ok(Written::Yes)
             }
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Written::Gone),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Tells people, by the log and by events. An event that cannot be written is not worth a retry.
-    pub async fn announce(&self, image: &MultiArchImage, notes: Vec<Note>) {
-        for note in notes {
-            match note.warning {
-                true => tracing::warn!(reason = note.reason, "{}", note.message),
-                false => tracing::info!(reason = note.reason, "{}", note.message),
-            }
-            // kube's recorder counts events of one action and reason as one and keeps the text of the first: another
-            // text is another action to it.
-            let mut text = DefaultHasher::new();
-            note.message.hash(&mut text);
-            let action = format!("{}#{:x}", note.action, text.finish());
-            let event = Event {
-                type_: if note.warning { EventType::Warning } else { EventType::Normal },
-                reason: note.reason,
-                note: Some(note.message),
-                action,
-                secondary: None,
-            };
-            if let Err(error) = self.recorder.publish(&event, &image.object_ref(&())).await {
-                tracing::warn!(%error, "an event was not written");
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -115,5 +101,49 @@ impl Statuses {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<MultiArchImage>, Latest>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Latest {
+    /// Whether the watch has not come to this status yet. What it shows later is another's, or ours once more.
+    fn is_ahead_of(&self, image: &MultiArchImage) -> bool {
+        if self.uid != image.metadata.uid {
+            return false;
+        }
+        let number = |version: &Option<String>| version.as_ref()?.parse::<u128>().ok();
+        match (number(&self.resource_version), number(&image.metadata.resource_version)) {
+            (Some(ours), Some(seen)) => seen < ours,
+            _ => self.resource_version != image.metadata.resource_version,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(version: &str, ready_platforms: &str) -> MultiArchImage {
+        serde_json::from_value(json!({
+            "apiVersion": "multiarch.dev/v1alpha1", "kind": "MultiArchImage",
+            "metadata": {"name": "web", "uid": "uid", "resourceVersion": version},
+            "spec": {"target": {"repository": "registry.test/web", "tags": ["1"]}, "platforms": []},
+            "status": {"readyPlatforms": ready_platforms},
+        }))
+        .expect("an image")
+    }
+
+    #[test]
+    fn our_status_counts_until_the_watch_has_come_to_it_and_then_what_the_watch_says() {
+        let ours = Latest {
+            uid: Some("uid".to_owned()),
+            resource_version: Some("1000".to_owned()),
+            status: image("1000", "ours").status.unwrap_or_default(),
+        };
+        assert!(ours.is_ahead_of(&image("999", "before")));
+        assert!(!ours.is_ahead_of(&image("1000", "ours")));
+        assert!(!ours.is_ahead_of(&image("1001", "edited by hand, and 1000 was never looked at")));
+        let mut another = image("7", "of one that was made anew");
+        another.metadata.uid = Some("another".to_owned());
+        assert!(!ours.is_ahead_of(&another));
     }
 }

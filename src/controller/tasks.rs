@@ -19,6 +19,7 @@ use tracing::{Instrument as _, Span};
 use super::ends::Ends;
 use crate::api::{MultiArchImage, Reason};
 use crate::metrics::{Metrics, RunningTask};
+use crate::plan::retry::Attempt;
 use crate::plan::task::{Epoch, Fact, Facts, Failure, Found, Task};
 use crate::telemetry;
 
@@ -79,6 +80,8 @@ struct Entry {
     attempts: u32,
     /// Since when every end has left something open.
     failing_since: Option<Timestamp>,
+    /// How long it is left alone after its last failure.
+    wait: SignedDuration,
     /// What was started last, which knows when to do it once more.
     started: Option<Task>,
     repeat_at: Option<Timestamp>,
@@ -108,10 +111,11 @@ impl Tasks {
     }
 
     /// How the object's tasks have ended, as far as it counts in an epoch.
-    pub fn facts(&self, object: &Object, epoch: &Epoch) -> Facts {
+    pub fn facts(&self, object: &Object, epoch: &Epoch, now: Timestamp) -> Facts {
         self.ends.plan(object);
         let mut facts = Facts::default();
-        for (key, entry) in self.lock().get(object).into_iter().flatten() {
+        for (key, entry) in self.lock().get_mut(object).into_iter().flatten() {
+            entry.bound_waits(now);
             if let Some(fact) = entry.fact.as_ref().filter(|_| !entry.is_outdated(epoch)) {
                 facts.insert(key.clone(), fact.clone());
                 entry.failing_since.into_iter().for_each(|since| facts.insert_failing(key.clone(), since));
@@ -120,7 +124,15 @@ impl Tasks {
         facts
     }
 
-    /// Makes the object's tasks those that are wanted: others are stopped and forgotten, new ones and due
+    /// Cancels what runs for the object and is not wanted. How tasks have ended stays known until a status tells of it.
+    pub fn cancel_unwanted(&self, object: &Object, wanted: &[Task]) {
+        let keys: HashSet<String> = wanted.iter().map(Task::key).collect();
+        let mut objects = self.lock();
+        let entries = objects.get_mut(object).into_iter().flatten();
+        entries.filter(|(key, _)| !keys.contains(*key)).for_each(|(_, entry)| entry.cancel());
+    }
+
+    /// Makes the object's tasks those that are wanted: others are cancelled and forgotten, new ones and due
     /// failures are started. What the plan makes of the facts stands in the status by now.
     pub fn want<P: Perform>(
         self: &Arc<Self>,
@@ -194,6 +206,12 @@ impl Tasks {
         self.ends.forget(object);
     }
 
+    /// How many tasks of the object are under way.
+    #[cfg(test)]
+    pub fn running(&self, object: &Object) -> usize {
+        self.lock().get(object).into_iter().flatten().filter(|(_, entry)| entry.running.is_some()).count()
+    }
+
     fn start(
         self: &Arc<Self>,
         object: Object,
@@ -239,9 +257,11 @@ impl Tasks {
             }
             Err(problem) => {
                 entry.attempts += 1;
-                let wait = Failure::retry_after(problem.transient, entry.attempts, problem.retry_after);
-                let retry_at = Timestamp::now().saturating_add(wait).unwrap_or(Timestamp::MAX);
-                let Problem { reason, message, transient, .. } = problem;
+                let Problem { reason, message, transient, retry_after: asked } = problem;
+                let attempt = Attempt { count: entry.attempts, transient, asked };
+                let (now, seed) = (Timestamp::now(), object.extra.uid.as_deref().unwrap_or_default());
+                let retry_at = entry.started.as_ref().map_or(now, |task| task.retry_at(now, attempt, seed));
+                entry.wait = retry_at.duration_since(now);
                 entry.fact = Some(Fact::Failed(Failure { reason, message, transient, retry_at }));
             }
         }
@@ -266,10 +286,25 @@ fn identifier(key: &str) -> String {
 }
 
 impl Entry {
+    fn cancel(&mut self) {
+        self.abort();
+        self.running = None;
+    }
+
     fn abort(&self) {
         if let Some(running) = &self.running {
             running.abort();
         }
+    }
+
+    /// Where the clock was put back, nothing is due later than it would be if it had ended now.
+    fn bound_waits(&mut self, now: Timestamp) {
+        if let Some(Fact::Failed(failure)) = &mut self.fact {
+            let latest = now.saturating_add(self.wait).unwrap_or(Timestamp::MAX);
+            failure.retry_at = failure.retry_at.min(latest);
+        }
+        let latest = self.started.as_ref().and_then(|task| task.repeat_at(now));
+        self.repeat_at = self.repeat_at.map(|at| latest.map_or(at, |latest| at.min(latest)));
     }
 
     fn is_outdated(&self, epoch: &Epoch) -> bool {
@@ -332,6 +367,40 @@ mod tests {
         assert!(ends.next().await.is_some());
     }
 
+    /// Begins, and never ends.
+    struct Hang;
+
+    impl Perform for Hang {
+        fn perform(
+            &self,
+            _: &Object,
+            _: Task,
+        ) -> impl Future<Output = Result<Found, Problem>> + Send + 'static {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_no_more_is_cancelled_before_a_status_tells_and_what_has_ended_stays_known() {
+        let (ended, mut ends) = unbounded();
+        let (tasks, object, epoch) =
+            (Tasks::new(ended, Metrics::new()), Object::new("web"), Epoch::default());
+        let task = |name: &str| Task::DeleteJob { name: name.into(), uid: "uid".into() };
+        let now = Timestamp::now();
+        tasks.want(&object, vec![task("done")], &epoch, now, &Succeed);
+        ends.next().await;
+        tasks.want(&object, vec![task("done"), task("runs")], &epoch, now, &Hang);
+        tasks.cancel_unwanted(&object, &[]);
+        tasks.running.close();
+        tasks.running.wait().await;
+        let facts = tasks.facts(&object, &epoch, now);
+        assert!(facts.get(&task("done")).is_some() && facts.get(&task("runs")).is_none());
+        // The status could not be written, and the next plan wants it after all.
+        tasks.want(&object, vec![task("done"), task("runs")], &epoch, now, &Succeed);
+        ends.next().await;
+        assert!(tasks.facts(&object, &epoch, now).get(&task("runs")).is_some());
+    }
+
     #[tokio::test]
     async fn the_failure_of_an_earlier_epoch_is_forgotten_and_tried_again_at_once() {
         let (ended, mut ends) = unbounded();
@@ -340,13 +409,38 @@ mod tests {
         let first = Epoch { generation: 1, ..Epoch::default() };
         tasks.want(&object, wanted.clone(), &first, now, &Refuse);
         ends.next().await;
-        assert!(tasks.facts(&object, &first).get(&wanted[0]).is_some());
+        assert!(tasks.facts(&object, &first, now).get(&wanted[0]).is_some());
         let second = Epoch { generation: 2, ..Epoch::default() };
-        assert!(tasks.facts(&object, &second).get(&wanted[0]).is_none());
+        assert!(tasks.facts(&object, &second, now).get(&wanted[0]).is_none());
         tasks.want(&object, wanted.clone(), &second, now, &Refuse);
         ends.next().await;
-        let facts = tasks.facts(&object, &second);
+        let facts = tasks.facts(&object, &second, now);
         let Some(Fact::Failed(failure)) = facts.get(&wanted[0]) else { panic!("it did not run again") };
-        assert!(failure.retry_at < now + SignedDuration::from_secs(12), "the attempts are counted anew");
+        assert!(failure.retry_at < now + SignedDuration::from_secs(15), "the attempts are counted anew");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_put_back_delays_no_further_attempt_and_no_look() {
+        let (ended, mut ends) = unbounded();
+        let (tasks, object, epoch) =
+            (Tasks::new(ended, Metrics::new()), Object::new("web"), Epoch::default());
+        let wanted = vec![Task::DeleteJob { name: "web".into(), uid: "uid".into() }];
+        tasks.want(&object, wanted.clone(), &epoch, Timestamp::now(), &Refuse);
+        ends.next().await;
+        let earlier = Timestamp::now() - SignedDuration::from_hours(1);
+        let retry_at = |now: Timestamp| match tasks.facts(&object, &epoch, now).get(&wanted[0]) {
+            Some(Fact::Failed(failure)) => failure.retry_at,
+            other => panic!("{other:?}"),
+        };
+        let wait = SignedDuration::from_secs(15);
+        assert!(retry_at(earlier) <= earlier + wait);
+        tasks.want(&object, wanted.clone(), &epoch, earlier + wait, &Succeed);
+        ends.next().await;
+        // What was done is done once more as soon as the new clock says so.
+        let grace = SignedDuration::from_secs(30);
+        tasks.facts(&object, &epoch, earlier);
+        tasks.want(&object, wanted.clone(), &epoch, earlier + grace, &Refuse);
+        ends.next().await;
+        assert!(matches!(tasks.facts(&object, &epoch, earlier).get(&wanted[0]), Some(Fact::Failed(_))));
     }
 }

@@ -18,6 +18,7 @@ mod outcomes;
 mod placement;
 mod publication;
 pub mod queue;
+pub mod retry;
 mod run_state;
 mod source;
 pub mod task;

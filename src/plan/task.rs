@@ -456,18 +456,6 @@ pub struct Failure {
     pub retry_at: Timestamp,
 }
 
-impl Failure {
-    /// When to try again after `attempts` failures in a row (at least 1): transient ones from 1 s, lasting ones
-    /// from 10 s, doubling up to 1 and 5 minutes; not before what the other side asked for, an hour at
-    /// most.
-    pub fn retry_after(transient: bool, attempts: u32, asked: Option<SignedDuration>) -> SignedDuration {
-        let (first, last) = if transient { (1, 60) } else { (10, 300) };
-        let doubled = first << attempts.saturating_sub(1).min(10);
-        let asked = asked.unwrap_or(SignedDuration::ZERO).min(SignedDuration::from_hours(1));
-        SignedDuration::from_secs(doubled.min(last)).max(asked)
-    }
-}
-
 /// What is known of a task.
 #[derive(Clone, Debug)]
 pub enum Fact {

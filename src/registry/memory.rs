@@ -115,7 +115,7 @@ mod tests {
         let limit = values["resources"]["limits"]["memory"].as_str().unwrap();
         let limit = limit.strip_suffix("Mi").unwrap().parse::<u64>().unwrap() << 20;
         let times = |count: usize, bytes: u64| count as u64 * bytes;
-        let unpacking = times(crate::controller::UNPACKING_LIMIT, crate::image::MOST_MEMORY);
+        let unpacking = times(crate::controller::UNPACKING, crate::image::MOST_MEMORY);
         let packs = times(crate::git::MOST_PACKS, crate::git::LARGEST_PACK);
         // docs/sizing.md: with a few images. What is left is for what is being parsed.
         let resident = 34_000_000;

@@ -15,6 +15,7 @@ mod policy;
 mod publication;
 mod queue;
 mod queue_laws;
+mod retry;
 mod scene;
 mod tags;
 mod tracking;
