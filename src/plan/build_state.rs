@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Nodes;
 use crate::api::{
-    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason, controller_uid,
+    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, ANNOTATION_OUTLINE, LABEL_PLATFORM, MultiArchImage, Reason,
+    controller_uid,
 };
 use crate::build::{BuildReport, ExitCause};
 
@@ -371,6 +372,11 @@ pub fn counts_as_running(job: &Job) -> bool {
 pub(super) fn is_owned_by(job: &Job, image: &MultiArchImage) -> bool {
     let uid = image.metadata.uid.as_deref();
     uid.is_some() && controller_uid(&job.metadata) == uid
+}
+
+/// What the Job builds but for the context as it was pinned.
+pub(super) fn outline(job: &Job) -> Option<&String> {
+    job.metadata.annotations.as_ref()?.get(ANNOTATION_OUTLINE)
 }
 
 pub(super) fn platform_slug(job: &Job) -> Option<&String> {
