@@ -21,7 +21,7 @@ const TOLD_AGAIN: i64 = 15;
 
 pub(super) fn step(
     planner: &Planner<'_>,
-    step: Step,
+    mut step: Step,
     entry: &PlatformSource,
     platform: &Platform,
     build: &api::Build,
@@ -44,6 +44,10 @@ pub(super) fn step(
         return step.at(Phase::Failed, Reason::InvalidSpec, message);
     }
     let native = request(planner, platform, &build, pinned);
+    // Whoever waits for a node that was not there waits anew for the one that has come.
+    if planner.observed.nodes.has(platform) && step.status.reason == Some(Reason::NoNodeForPlatform) {
+        step.status.waiting_since = None;
+    }
     match placement::place(planner, entry, &step.status, &native) {
         Placement::Native => go(planner, step, &native, context),
         Placement::Emulated => go(planner, step, &BuildRequest { emulated: true, ..native }, context),
@@ -188,9 +192,6 @@ fn told_again(place: usize, now: Timestamp) -> Option<Timestamp> {
 }
 
 fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, build: &Build<'_>) -> Step {
-    if planner.observed.nodes.has(request.platform) && step.status.reason == Some(Reason::NoNodeForPlatform) {
-        step.status.waiting_since = None;
-    }
     let had_failed = has_failed(planner, &step.status, request);
     describe(&mut step.status, build);
     let merge = merge_secrets(planner, request, build);

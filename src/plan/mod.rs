@@ -332,7 +332,8 @@ impl Planner<'_> {
     fn begin(&self, entry: &PlatformSource) -> Step {
         let mut status = self.observed.status.platform(&entry.platform).cloned().unwrap_or_default();
         status.platform = entry.platform.clone();
-        if epoch_of(&self.observed.status).as_ref() != Some(&self.epoch) {
+        // Who edits or asks anew gives what has failed another chance; what waits, or is done without, goes on waiting.
+        if epoch_of(&self.observed.status).as_ref() != Some(&self.epoch) && status.phase == Phase::Failed {
             status.waiting_since = None;
         }
         match &entry.image {
