@@ -152,7 +152,7 @@ pub enum Task {
     },
     /// Merge the registry secrets into one of a Job's name, since the builder reads a single file.
     MergeSecrets {
-        /// When it was asked: a new request reads rotated Secrets again.
+        /// When it was asked: a new request reads rotated Secrets at once.
         epoch: Epoch,
         /// Name of the Job, which owns the merged Secret.
         job: String,
@@ -244,6 +244,8 @@ pub struct GitReference {
 
 /// How long the watch may take to show what a write to the cluster did.
 const EFFECT_GRACE: SignedDuration = SignedDuration::from_secs(30);
+/// How often a build that waits or runs is given its credentials anew: some are good for an hour and it may take longer.
+const MERGE_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 impl Task {
     /// When a task that ended well at a time and is still wanted is done once more. A Job that was created and is not
@@ -255,6 +257,7 @@ impl Task {
             | Task::CreatePod { .. }
             | Task::DeletePod { .. }
             | Task::SetFinalizer { .. } => ended.checked_add(EFFECT_GRACE).ok(),
+            Task::MergeSecrets { .. } => ended.checked_add(MERGE_AGAIN).ok(),
             Task::Check { slots, .. } => Some(slots.after(ended)),
             _ => None,
         }

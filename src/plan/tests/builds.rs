@@ -241,6 +241,24 @@ fn the_registry_secrets_are_merged_into_the_one_file_that_the_builder_reads() {
 }
 
 #[test]
+fn credentials_that_are_good_for_an_hour_do_not_run_out_while_a_build_waits() {
+    let mut scene = Scene::new(json!({
+        "platforms": [{"platform": "linux/amd64"}],
+        "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}},
+        "registrySecrets": [{"name": "a"}],
+    }));
+    scene.run();
+    scene.pod("linux-amd64", "pod", json!({"phase": "Running"}));
+    assert_eq!(scene.run().wake_after, Some(SignedDuration::from_mins(5)));
+    let merge = scene.plan().tasks.into_iter().find(|task| matches!(task, Task::MergeSecrets { .. }));
+    let again = merge.and_then(|merge| merge.repeat_at(scene.now)).expect("it is merged again");
+    assert_eq!(again.duration_since(scene.now), SignedDuration::from_mins(5));
+    scene.finish("linux-amd64");
+    let plan = scene.run();
+    assert!(!plan.tasks.iter().any(|task| matches!(task, Task::MergeSecrets { .. })));
+}
+
+#[test]
 fn a_job_that_gets_no_pod_is_told_after_a_while() {
     let mut scene = building();
     let created = Time(scene.now);
