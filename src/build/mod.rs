@@ -19,6 +19,7 @@ pub use cache::cache_claim_name;
 pub use hash::Outline;
 pub use job::job;
 pub use merge::for_platform;
+pub use pod::{BUILD_CONTAINER, CONTEXT_CONTAINER};
 pub use probe::{LABEL_PROBE, probe};
 pub use registries::{BuildkitRegistry, buildkit_registries};
 pub use report::{BuildReport, ExitCause};

@@ -1,6 +1,7 @@
 //! Pure: the spec, what was observed and the time become tasks and a status. Every decision stands here;
 //! nothing here waits, calls or reads a clock.
 
+mod build_pod;
 mod build_state;
 mod built;
 mod checks;
@@ -455,7 +456,7 @@ fn own_jobs<'a>(image: &'a MultiArchImage, observed: &'a Observed) -> impl Itera
 }
 
 /// A Job that is already on its way out is not deleted again.
-fn delete(job: &Arc<Job>) -> Option<Task> {
+fn delete(job: &Job) -> Option<Task> {
     if job.metadata.deletion_timestamp.is_some() {
         return None;
     }

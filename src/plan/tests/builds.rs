@@ -316,6 +316,9 @@ fn a_result_whose_pod_is_gone_is_built_again_but_not_before_the_watches_agree() 
     assert!(plan.wake_after.is_some());
     let name = scene.job_name("linux-amd64");
     scene.now = scene.now.saturating_add(SignedDuration::from_secs(11)).expect("a time");
+    let find = scene.open().into_iter().find(|task| matches!(task, Task::FindPods { .. }));
+    assert!(deleted(&scene.plan()).is_empty(), "the API server is asked first");
+    scene.succeed(&find.expect("a question"));
     assert_eq!(deleted(&scene.plan()), [name.as_str()]);
     scene.run();
     assert_eq!(scene.job_name("linux-amd64"), name);
