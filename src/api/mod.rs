@@ -33,6 +33,8 @@ pub const FINALIZER: &str = "multiarch.dev/published-tags";
 pub const LABEL_VERIFICATION: &str = "multiarch.dev/verification";
 /// Annotation on Jobs: SHA-256 of everything that changes what the build produces.
 pub const ANNOTATION_BUILD_HASH: &str = "multiarch.dev/build-hash";
+/// Annotation on Jobs: SHA-256 of what of it was known before the context was looked up.
+pub const ANNOTATION_OUTLINE: &str = "multiarch.dev/build-outline";
 /// Annotation on Jobs: the fingerprint of how the build is to run.
 pub const ANNOTATION_ATTEMPT: &str = "multiarch.dev/attempt";
 /// Annotation on Jobs, `true` where the node emulates the platform.

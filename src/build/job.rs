@@ -11,7 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::{BuildRequest, BuilderSettings, ExitCause, pod};
 use crate::api::{
-    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, ANNOTATION_EMULATED, LABEL_IMAGE, LABEL_PLATFORM, MANAGER,
+    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, ANNOTATION_EMULATED, ANNOTATION_OUTLINE, LABEL_IMAGE,
+    LABEL_PLATFORM, MANAGER,
 };
 
 /// The Job that builds the request. `credentials` is the Secret of type kubernetes.io/dockerconfigjson with
@@ -70,6 +71,7 @@ fn annotations(
 ) -> BTreeMap<String, String> {
     annotations.extend([
         (ANNOTATION_BUILD_HASH.to_owned(), request.hash()),
+        (ANNOTATION_OUTLINE.to_owned(), request.outline().hash()),
         (ANNOTATION_ATTEMPT.to_owned(), request.fingerprint(settings)),
     ]);
     if request.emulated {

@@ -3,6 +3,7 @@
 mod arguments;
 mod cache;
 mod daemon;
+mod hash;
 mod inputs;
 mod job;
 mod merge;
@@ -15,8 +16,10 @@ mod settings_file;
 mod volume_claim;
 
 pub use cache::cache_claim_name;
+pub use hash::Outline;
 pub use job::job;
 pub use merge::for_platform;
+pub use pod::{BUILD_CONTAINER, CONTEXT_CONTAINER};
 pub use probe::{LABEL_PROBE, probe};
 pub use registries::{BuildkitRegistry, buildkit_registries};
 pub use report::{BuildReport, ExitCause};
@@ -28,8 +31,9 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{Attestations, Build, CacheType, LocalObjectReferenceRequired};
+use crate::api::{Build, LocalObjectReferenceRequired};
 use crate::platform::Platform;
+use hash::Parts;
 
 /// The longest name a Job may have so that its pods can carry it in a label (RFC 1123 label).
 pub(crate) const NAME_LIMIT: usize = 63;
@@ -111,11 +115,8 @@ impl BuildRequest<'_> {
     /// SHA-256 of exactly what changes the build's output, in hexadecimal digits. Pod resources, tolerations,
     /// timeouts, caches and remote builders are not in it: editing those builds nothing again.
     pub fn hash(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut part = |name: &str, value: &str| {
-            // Lengths keep neighbouring parts from flowing into each other.
-            hash.update(format!("{name}={}:{value};", value.len()));
-        };
+        let mut parts = Parts::default();
+        let mut part = |name: &str, value: &str| parts.add(name, value);
         part("uid", self.image_uid);
         part("platform", &self.platform.to_string());
         part("repository", self.repository);
@@ -142,43 +143,23 @@ impl BuildRequest<'_> {
             }
             PinnedContext::Inline { dockerfile } => part("inline", dockerfile),
         }
-        let build = self.build;
-        part("dockerfile", &build.dockerfile);
-        part("target", build.target.as_deref().unwrap_or_default());
-        for (name, value) in &build.args {
-            part("arg", name);
-            part("value", &value.0);
-        }
-        for (name, address) in &build.contexts {
-            part("context", name);
-            part("address", &address.0);
-        }
-        for secret in &build.secrets {
-            part("secret", &secret.id);
-            part("from", &format!("{}/{}", secret.secret_ref.name, secret.secret_ref.key));
-        }
-        if let Some(ssh) = &build.ssh {
-            part("ssh", &ssh.secret_ref.name);
-        }
-        for (kind, pairs) in [("label", &build.labels), ("annotation", &build.annotations)] {
-            for (name, value) in pairs {
-                part(kind, name);
-                part("value", value);
-            }
-        }
-        if let Some(attestations) =
-            build.attestations.as_ref().filter(|wanted| **wanted != Attestations::default())
-        {
-            part("attestations", &format!("{:?} {}", attestations.provenance, attestations.sbom));
-        }
-        if build.cache.as_ref().is_some_and(|cache| cache.r#type == CacheType::Inline) {
-            part("cache", "inline");
-        }
+        parts.add_recipe(self.build);
         if self.emulated {
-            part("emulated", "true");
+            parts.add("emulated", "true");
         }
-        part("rebuild", self.rebuild.unwrap_or_default());
-        hexadecimal(&hash.finalize())
+        parts.add("rebuild", self.rebuild.unwrap_or_default());
+        parts.hash()
+    }
+
+    /// What is known of the build before its context is looked up.
+    pub fn outline(&self) -> Outline<'_> {
+        Outline {
+            image_uid: self.image_uid,
+            platform: self.platform,
+            build: self.build,
+            repository: self.repository,
+            rebuild: self.rebuild,
+        }
     }
 
     /// What stands for how the Job is to run. What differs only there is not built again, but what has not begun or has

@@ -25,14 +25,16 @@ const TERMINATION_GRACE: i64 = 2;
 const MODEST_REQUESTS: [(&str, &str); 3] =
     [("cpu", "250m"), ("memory", "256Mi"), ("ephemeral-storage", "1Gi")];
 pub(crate) const ARCHITECTURE: &str = "kubernetes.io/arch";
-const BUILD: &str = "build";
+/// The container that builds.
+pub const BUILD_CONTAINER: &str = "build";
 pub(super) const BUILD_SCRIPT: &str = concat!(
     include_str!("common.sh"),
     include_str!("redact.sh"),
     include_str!("builder.sh"),
     include_str!("build.sh")
 );
-const CONTEXT: &str = "context";
+/// The container that fetches a git repository before.
+pub const CONTEXT_CONTAINER: &str = "context";
 pub(super) const CONTEXT_SCRIPT: &str =
     concat!(include_str!("common.sh"), include_str!("redact.sh"), include_str!("context.sh"));
 const PROBE: &str = "probe";
@@ -218,7 +220,7 @@ fn build_container(
 ) -> Container {
     Container {
         security_context: Some(builder_security(builder)),
-        ..container(BUILD, BUILD_SCRIPT, inputs, settings, pod)
+        ..container(BUILD_CONTAINER, BUILD_SCRIPT, inputs, settings, pod)
     }
 }
 
@@ -233,7 +235,7 @@ fn builder_security(builder: Builder) -> SecurityContext {
 fn context_container(inputs: Inputs, settings: &BuilderSettings, pod: &BuildPod) -> Container {
     Container {
         security_context: Some(unprivileged()),
-        ..container(CONTEXT, CONTEXT_SCRIPT, inputs, settings, pod)
+        ..container(CONTEXT_CONTAINER, CONTEXT_SCRIPT, inputs, settings, pod)
     }
 }
 

@@ -125,6 +125,41 @@ fn everything_that_changes_the_output_changes_the_hash() {
 }
 
 #[test]
+fn a_newer_operator_finds_the_builds_of_an_older_one_to_be_the_same() {
+    let known = "2b7cdab897d400a8e2b4d4bf7cbe22a1b61309fbc4f5a0c1859b938fcd9dc155";
+    assert_eq!(Case::new().request().hash(), known, "whatever is built now would be built again");
+}
+
+#[test]
+fn an_outline_has_everything_but_what_the_context_turns_out_to_be() {
+    let outline = |git: serde_json::Value, edit: fn(&mut Case)| {
+        let mut case = Case::new();
+        case.build.context = serde_json::from_value(serde_json::json!({"git": git})).expect("a context");
+        edit(&mut case);
+        case.request().outline().hash()
+    };
+    let of = |reference: &str| serde_json::json!({"url": "https://git.test/web.git", "ref": reference});
+    let main = outline(of("main"), |_| ());
+    assert_eq!(outline(of("main"), |case| case.context = git()), main, "a commit");
+    let with_secret =
+        serde_json::json!({"url": "https://git.test/web.git", "ref": "main", "secretRef": {"name": "a"}});
+    assert_eq!(outline(with_secret, |_| ()), main, "credentials");
+    assert_ne!(outline(of("other"), |_| ()), main, "a branch");
+    assert_ne!(outline(of("main"), |case| case.build.target = Some("runtime".to_owned())), main, "a target");
+    assert_ne!(outline(of("main"), |case| case.rebuild = Some("now".to_owned())), main, "a request");
+}
+
+#[test]
+fn the_variant_of_a_platform_reaches_the_builder() {
+    let mut case = Case::new();
+    for (platform, told) in [("linux/arm", "linux/arm/v7"), ("linux/arm/v6", "linux/arm/v6")] {
+        case.platform = platform.parse().expect("a platform");
+        let arguments = case.container()["args"].to_string();
+        assert!(arguments.contains(&format!("\"--opt=platform={told}\"")), "{arguments}");
+    }
+}
+
+#[test]
 fn what_the_pod_needs_does_not_change_the_hash() {
     let mut case = Case::new();
     let original = case.request().hash();

@@ -2,16 +2,18 @@
 //! and never changed.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::tasks::Problem;
-use crate::api::{ANNOTATION_BUILD_HASH, LABEL_VERIFICATION, MANAGER, Reason, controller_uid};
+use crate::api::{ANNOTATION_BUILD_HASH, LABEL_IMAGE, LABEL_VERIFICATION, MANAGER, Reason, controller_uid};
 
 /// Creates an object, or adopts one of the same name if it has the same owner and is for the same work: a name proves
 /// nothing.
@@ -52,19 +54,35 @@ fn identity(metadata: &ObjectMeta) -> (Option<&str>, Option<&String>, Option<&St
     (controller_uid(metadata), build, verification)
 }
 
-/// Deletes an object of this UID, and with it what it owns. Gone already is deleted.
+/// The pods of an image that the Job of a UID controls, with what the API server knows of them now.
+pub(super) async fn pods_of(
+    cluster: &kube::Client,
+    namespace: &str,
+    (image, uid): (&str, &str),
+) -> Result<Vec<Arc<Pod>>, Problem> {
+    let api: Api<Pod> = Api::namespaced(cluster.clone(), namespace);
+    let of_image = ListParams::default().labels(&format!("{LABEL_IMAGE}={image}"));
+    let found = api.list(&of_image).await.map_err(|error| Problem::cluster(&error))?;
+    let is_its = |pod: &Pod| controller_uid(&pod.metadata) == Some(uid);
+    Ok(found.into_iter().filter(is_its).map(Arc::new).collect())
+}
+
+/// Deletes an object of this name and UID, and with it what it owns; `at_once` without waiting for a node to end it. Gone
+/// already is deleted.
 pub(super) async fn delete<K>(
     cluster: &kube::Client,
     namespace: &str,
-    name: &str,
-    uid: &str,
+    (name, uid): (&str, &str),
+    at_once: bool,
 ) -> Result<(), Problem>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(cluster.clone(), namespace);
     let ours = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-    match api.delete(name, &DeleteParams::background().preconditions(ours)).await {
+    let parameters = DeleteParams::background().preconditions(ours);
+    let parameters = if at_once { parameters.grace_period(0) } else { parameters };
+    match api.delete(name, &parameters).await {
         Err(error) if !has_code(&error, 404) && !has_code(&error, 409) => Err(Problem::cluster(&error)),
         _ => Ok(()),
     }

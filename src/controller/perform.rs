@@ -95,6 +95,7 @@ fn budget<'a>(budgets: &'a Budgets, task: &Task) -> Option<&'a Budget> {
         | Task::CreateJob { .. }
         | Task::AwaitTurn { .. }
         | Task::MergeSecrets { .. }
+        | Task::FindPods { .. }
         | Task::DeleteJob { .. }
         | Task::SetFinalizer { .. }
         // Few requests, which keep a resource from going.
@@ -183,8 +184,12 @@ impl Performer {
                 secrets::merge(&self.cluster, namespace, (&job, &uid), &secrets, &target).await?;
                 Ok(Found::Done)
             }
+            Task::FindPods { uid } => {
+                let pods = objects::pods_of(&self.cluster, namespace, (&object.name, &uid)).await?;
+                Ok(Found::Pods(pods))
+            }
             Task::DeleteJob { name, uid } => {
-                objects::delete::<Job>(&self.cluster, namespace, &name, &uid).await?;
+                objects::delete::<Job>(&self.cluster, namespace, (&name, &uid), false).await?;
                 Ok(Found::Done)
             }
             Task::Publish { generation, repository, tags, index, platform_tags, policy, .. } => {
@@ -216,8 +221,8 @@ impl Performer {
                 objects::create(&self.cluster, namespace, *pod).await?;
                 Ok(Found::Done)
             }
-            Task::DeletePod { name, uid } => {
-                objects::delete::<Pod>(&self.cluster, namespace, &name, &uid).await?;
+            Task::DeletePod { name, uid, at_once } => {
+                objects::delete::<Pod>(&self.cluster, namespace, (&name, &uid), at_once).await?;
                 Ok(Found::Done)
             }
         }

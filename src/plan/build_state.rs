@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::batch::v1::{Job, JobCondition};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Nodes;
-use crate::api::{
-    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, LABEL_PLATFORM, MultiArchImage, Reason, controller_uid,
+use super::build_pod::{
+    cause, has_ended, is_lasting, must_have_gone_by, never_started, node, pending, phase, pod_condition,
+    tail, terminated,
 };
-use crate::build::{BuildReport, ExitCause};
+use crate::api::{
+    ANNOTATION_ATTEMPT, ANNOTATION_BUILD_HASH, ANNOTATION_OUTLINE, LABEL_PLATFORM, MultiArchImage, Reason,
+    controller_uid,
+};
+use crate::build::BuildReport;
 
-/// Longest log tail that a status carries, in bytes.
-const LOG_TAIL_LIMIT: usize = 2048;
-/// How long the watch of pods may be behind the watch of Jobs before a missing pod counts as lost.
+/// How long the watch of pods may be behind the watch of Jobs before the API server is asked for the pods.
 const REPORT_GRACE: SignedDuration = SignedDuration::from_secs(10);
-
+/// How long a node may take to end a pod whose own deadline is over.
+const OVERDUE_GRACE: SignedDuration = SignedDuration::from_mins(5);
 /// How long the Job controller may take to create a pod before something must be in its way.
 const POD_GRACE: SignedDuration = SignedDuration::from_secs(15);
 
@@ -25,8 +29,8 @@ const POD_GRACE: SignedDuration = SignedDuration::from_secs(15);
 const KUEUE_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// What a build's Job and its pods say together.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum BuildState {
+#[derive(Debug, PartialEq)]
+pub(super) enum BuildState<'a> {
     /// The Job is somebody else's; who.
     Foreign(String),
     /// The Job is being deleted; another of its name can be made when it is gone.
@@ -37,26 +41,42 @@ pub(super) enum BuildState {
     Starting { reason: Reason, message: String },
     /// Something outside the build stands in its way.
     Waiting { reason: Reason, message: String },
-    /// The build's container is running.
-    Building { message: String },
+    /// Its pod is being taken from its node, which has until then to end it.
+    Evicted { until: Timestamp, message: String },
+    /// Its pod was to go, and its node does not end it: it has to be built again elsewhere.
+    Abandoned { pod: &'a Pod, message: String },
+    /// The build's container is running. By then its node must have ended it.
+    Building { message: String, until: Option<Timestamp> },
     /// It pushed this, it says.
     Succeeded { digest: String },
-    /// It succeeded, and its pod's last words have not been seen yet.
+    /// It ended, and its pod's last words have not been seen yet.
     Reporting { until: Timestamp },
+    /// The same for too long: the API server must be asked for its pods.
+    Unreported,
     /// It succeeded, and nobody knows any more what it pushed.
     Lost,
     /// It failed for good.
     Failed { reason: Reason, message: String, log_tail: Option<String> },
+    /// The same, and the Job does not know: it would try again.
+    GivenUp { reason: Reason, message: String, log_tail: Option<String>, at: Timestamp },
 }
 
 /// A Job with the pods that it controls, the latest last.
 pub(super) struct Build<'a> {
     pub job: &'a Job,
     pods: Vec<&'a Pod>,
+    /// Whether the API server was asked for the pods, so that there are no others.
+    is_complete: bool,
 }
 
 impl<'a> Build<'a> {
+    /// A Job with its pods as the watch knows them, which may be behind.
     pub fn new(job: &'a Job, pods: &'a [Arc<Pod>]) -> Self {
+        Build { is_complete: false, ..Self::complete(job, pods) }
+    }
+
+    /// A Job with its pods as the API server has them.
+    pub fn complete(job: &'a Job, pods: &'a [Arc<Pod>]) -> Self {
         let uid = job.metadata.uid.as_deref();
         let mut pods: Vec<&Pod> = pods
             .iter()
@@ -64,7 +84,7 @@ impl<'a> Build<'a> {
             .filter(|pod| controller_uid(&pod.metadata) == uid && uid.is_some())
             .collect();
         pods.sort_by_key(|pod| (pod.metadata.creation_timestamp.clone(), pod.metadata.name.clone()));
-        Build { job, pods }
+        Build { job, pods, is_complete: true }
     }
 
     pub fn latest_pod(&self) -> Option<&'a Pod> {
@@ -84,16 +104,30 @@ impl<'a> Build<'a> {
 
     /// Whether the Job was meant to run otherwise than is wanted now, and nothing is lost with it: it has not begun or has
     /// failed.
-    pub fn is_outdated(&self, state: &BuildState, fingerprint: &str) -> bool {
+    pub fn is_outdated(&self, state: &BuildState<'_>, fingerprint: &str) -> bool {
         let Some(found) = self.fingerprint() else { return false };
         let how = |fingerprint: &str| fingerprint.split('.').next().map(str::to_owned);
         match state {
             BuildState::Unborn { .. } | BuildState::Starting { .. } | BuildState::Waiting { .. } => {
                 self.latest_pod().is_none_or(|pod| phase(pod) == "Pending") && how(found) != how(fingerprint)
             }
-            BuildState::Failed { .. } => found != fingerprint,
-            _ => false,
+            BuildState::Failed { .. } | BuildState::GivenUp { .. } => found != fingerprint,
+            BuildState::Reporting { .. } | BuildState::Unreported => {
+                has_condition(self.job, "Failed") && found != fingerprint
+            }
+            BuildState::Foreign(_)
+            | BuildState::Leaving
+            | BuildState::Evicted { .. }
+            | BuildState::Abandoned { .. }
+            | BuildState::Building { .. }
+            | BuildState::Succeeded { .. }
+            | BuildState::Lost => false,
         }
+    }
+
+    /// Whether no container of the latest pod has ever run.
+    pub fn never_started(&self) -> bool {
+        self.latest_pod().is_some_and(never_started)
     }
 
     /// The pods that there are, or those that the Job has counted: it remembers failed ones that have been deleted.
@@ -105,7 +139,7 @@ impl<'a> Build<'a> {
         i32::try_from(self.pods.len()).ok().map(|seen| seen.max(counted)).filter(|attempts| *attempts > 0)
     }
 
-    pub fn state(&self, image: &MultiArchImage, hash: &str, nodes: &Nodes, now: Timestamp) -> BuildState {
+    pub fn state(&self, image: &MultiArchImage, hash: &str, nodes: &Nodes, now: Timestamp) -> BuildState<'a> {
         let name = self.job.metadata.name.as_deref().unwrap_or_default();
         if !is_owned_by(self.job, image) {
             return BuildState::Foreign(format!(
@@ -123,46 +157,60 @@ impl<'a> Build<'a> {
             return self.succeeded(now);
         }
         if has_condition(self.job, "Failed") || has_condition(self.job, "FailureTarget") {
-            return self.failed();
+            return self.failed(now);
         }
         self.running(nodes, now)
     }
 
-    fn succeeded(&self, now: Timestamp) -> BuildState {
+    fn succeeded(&self, now: Timestamp) -> BuildState<'a> {
         let mut ends = self.pods.iter().rev().filter_map(|pod| terminated(pod));
-        if let Some(end) = ends.find(|end| end.exit_code == 0) {
-            return match BuildReport::parse(end.message.as_deref().unwrap_or_default()) {
-                Some(report) => BuildState::Succeeded { digest: report.digest },
-                None => BuildState::Failed {
-                    reason: Reason::BuildResultLost,
-                    message:
-                        "the build ended well but reported no digest; is the builder image one of BuildKit's?"
-                            .to_owned(),
-                    log_tail: tail(end),
-                },
-            };
+        let Some(end) = ends.find(|end| end.exit_code == 0) else {
+            return self.unreported(now).unwrap_or(BuildState::Lost);
+        };
+        match BuildReport::parse(end.message.as_deref().unwrap_or_default()) {
+            Some(report) => BuildState::Succeeded { digest: report.digest },
+            None => BuildState::Failed {
+                reason: Reason::BuildResultLost,
+                message:
+                    "the build ended well but reported no digest; is the builder image one of BuildKit's?"
+                        .to_owned(),
+                log_tail: tail(end),
+            },
         }
-        let finished = self.job.status.as_ref().and_then(|status| status.completion_time.as_ref());
-        let until = finished.map(|time| time.0).unwrap_or(now).saturating_add(REPORT_GRACE).unwrap_or(now);
-        if now < until { BuildState::Reporting { until } } else { BuildState::Lost }
     }
 
-    fn failed(&self) -> BuildState {
-        let Some(pod) = self.pods.iter().rev().find(|pod| phase(pod) == "Failed") else {
-            let message =
-                condition_message(self.job, "Failed").unwrap_or("the Job failed and its pods are gone");
-            return BuildState::Failed {
-                reason: Reason::BuildFailed,
-                message: message.to_owned(),
-                log_tail: None,
-            };
-        };
-        let (reason, message) = cause(pod);
-        BuildState::Failed { reason, message, log_tail: terminated(pod).and_then(tail) }
+    fn failed(&self, now: Timestamp) -> BuildState<'a> {
+        let failed = self.pods.iter().rev().find(|pod| phase(pod) == "Failed");
+        // The last attempt is the one that counts.
+        if let Some(pod) = failed.filter(|_| self.is_complete || self.pods.iter().all(|pod| has_ended(pod))) {
+            let (reason, message) = cause(pod);
+            return BuildState::Failed { reason, message, log_tail: terminated(pod).and_then(tail) };
+        }
+        self.unreported(now).unwrap_or_else(|| BuildState::Failed {
+            reason: Reason::BuildFailed,
+            message: condition_message(self.job, "Failed")
+                .unwrap_or("the Job failed and its pods are gone")
+                .to_owned(),
+            log_tail: None,
+        })
+    }
+
+    /// The Job has ended and no pod that is known says how. The watch of pods may be behind, and what it does not show may
+    /// be there: only the API server's own word counts. `None` once it has said all.
+    fn unreported(&self, now: Timestamp) -> Option<BuildState<'a>> {
+        let until = |since: Timestamp| since.saturating_add(REPORT_GRACE).unwrap_or(now);
+        match self.is_complete {
+            true if self.pods.iter().all(|pod| has_ended(pod)) => None,
+            true => Some(BuildState::Reporting { until: until(now) }),
+            false => {
+                let until = until(decided_at(self.job).unwrap_or(now));
+                Some(if now < until { BuildState::Reporting { until } } else { BuildState::Unreported })
+            }
+        }
     }
 
     /// A Job whose pod is forbidden, by Pod Security, a quota or a webhook, has none, and only its events say so.
-    fn without_pod(&self, now: Timestamp) -> BuildState {
+    fn without_pod(&self, now: Timestamp) -> BuildState<'a> {
         let created = self.job.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
         let until = created.saturating_add(POD_GRACE).unwrap_or(now);
         if now < until {
@@ -176,25 +224,75 @@ impl<'a> Build<'a> {
         BuildState::Waiting { reason: Reason::PodNotCreated, message }
     }
 
-    fn running(&self, nodes: &Nodes, now: Timestamp) -> BuildState {
+    fn running(&self, nodes: &Nodes, now: Timestamp) -> BuildState<'a> {
         if is_suspended(self.job) {
             return BuildState::Waiting { reason: Reason::Queued, message: suspended(self.job) };
         }
         let Some(pod) = self.latest_pod() else { return self.without_pod(now) };
+        let building = |message: String| BuildState::Building { message, until: None };
         match phase(pod) {
-            "Running" => {
-                BuildState::Building { message: format!("running on {}", node(pod).unwrap_or("a node")) }
-            }
             // The Job is about to fail for the same cause, and no attempt follows.
-            "Failed" if is_lasting(pod) => BuildState::Building { message: "ending".to_owned() },
-            "Failed" => {
-                let (reason, message) = cause(pod);
-                BuildState::Waiting { reason, message: format!("{message}; another attempt follows") }
-            }
-            "Succeeded" => BuildState::Building { message: "finishing".to_owned() },
+            "Failed" if is_lasting(pod) => building("ending".to_owned()),
+            "Failed" => failed_attempt(pod, now),
+            "Succeeded" => building("finishing".to_owned()),
+            _ if let Some(state) = leaving(pod, now).or_else(|| overdue(pod, now)) => state,
+            "Running" => BuildState::Building {
+                message: format!("running on {}", node(pod).unwrap_or("a node")),
+                until: must_end_by(pod),
+            },
             _ => pending(pod, nodes),
         }
     }
+}
+
+/// A pod that failed while its Job goes on. No exit code tells the Job what another attempt cannot cure if the kernel or
+/// the kubelet killed the container.
+fn failed_attempt<'a>(pod: &Pod, now: Timestamp) -> BuildState<'a> {
+    let (reason, message) = cause(pod);
+    let is_final = match reason {
+        Reason::BuildOutOfMemory => true,
+        Reason::BuildTimeout => !never_started(pod),
+        _ => false,
+    };
+    let end = terminated(pod);
+    if is_final {
+        let at = end.and_then(|end| end.finished_at.as_ref()).map_or(now, |end| end.0);
+        return BuildState::GivenUp { reason, message, log_tail: end.and_then(tail), at };
+    }
+    BuildState::Waiting { reason, message: format!("{message}; another attempt follows") }
+}
+
+/// A pod that is being deleted. As long as its node does not end it the Job makes no other, and its own deadline is nothing.
+fn leaving<'a>(pod: &'a Pod, now: Timestamp) -> Option<BuildState<'a>> {
+    let until = must_have_gone_by(pod)?;
+    let node = node(pod).unwrap_or("a node");
+    let disruption = pod_condition(pod, "DisruptionTarget").and_then(|it| it.message.as_deref());
+    let why = disruption.map(|said| format!(" ({said})")).unwrap_or_default();
+    Some(if now < until {
+        BuildState::Evicted { until, message: format!("its pod is being taken from {node}{why}") }
+    } else {
+        let message = format!(
+            "{node} does not end the pod that was taken from it{why}, so it is built again elsewhere"
+        );
+        BuildState::Abandoned { pod, message }
+    })
+}
+
+/// A pod that its node should have ended because its time is over.
+fn overdue<'a>(pod: &Pod, now: Timestamp) -> Option<BuildState<'a>> {
+    if now < must_end_by(pod)? {
+        return None;
+    }
+    let node = node(pod).unwrap_or("its node");
+    let message = format!("its time is over, and {node} has not ended it: the node may be gone");
+    Some(BuildState::GivenUp { reason: Reason::BuildTimeout, message, log_tail: None, at: now })
+}
+
+/// When a pod must have ended at the latest.
+fn must_end_by(pod: &Pod) -> Option<Timestamp> {
+    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+    let deadline = SignedDuration::from_secs(pod.spec.as_ref()?.active_deadline_seconds?);
+    started.checked_add(deadline).ok()?.checked_add(OVERDUE_GRACE).ok()
 }
 
 /// Who will start a suspended Job; it is never the operator.
@@ -205,150 +303,27 @@ fn suspended(job: &Job) -> String {
     }
 }
 
-/// Why no node takes a pod, in the scheduler's words.
-pub(super) fn unscheduled(pod: &Pod, nodes: &Nodes) -> Option<(Reason, String)> {
-    let message = unschedulable(pod)?;
-    let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.clone()).unwrap_or_default();
-    let label = |key: &str| selector.get(key).map(String::as_str).unwrap_or_default();
-    let (os, architecture) = (label("kubernetes.io/os"), label("kubernetes.io/arch"));
-    Some((
-        if nodes.may_have_labels(os, architecture) {
-            Reason::Unschedulable
-        } else {
-            Reason::NoNodeForPlatform
-        },
-        message,
-    ))
-}
-
-/// Why a pending pod is pending.
-fn pending(pod: &Pod, nodes: &Nodes) -> BuildState {
-    if let Some((reason, message)) = unscheduled(pod, nodes) {
-        return BuildState::Waiting { reason, message };
-    }
-    let waiting = container(pod).and_then(|status| status.state.as_ref()?.waiting.as_ref());
-    let Some((reason, message)) =
-        waiting.and_then(|waiting| Some((waiting.reason.as_deref()?, &waiting.message)))
-    else {
-        let message = match node(pod) {
-            Some(node) => format!("starting on {node}"),
-            None => "waiting for a node".to_owned(),
-        };
-        return BuildState::Starting { reason: Reason::ContainerStarting, message };
-    };
-    let message = message.clone().unwrap_or_else(|| reason.to_owned());
-    match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
-            BuildState::Waiting {
-                reason: Reason::ImagePullFailed,
-                message: format!("the builder's image cannot be pulled: {message}"),
-            }
-        }
-        "ContainerCreating" | "PodInitializing" => BuildState::Starting {
-            reason: Reason::ContainerStarting,
-            message: format!("starting on {}", node(pod).unwrap_or("a node")),
-        },
-        _ => {
-            BuildState::Waiting { reason: Reason::ContainerStarting, message: format!("{reason}: {message}") }
-        }
-    }
-}
-
-fn is_lasting(pod: &Pod) -> bool {
-    terminated(pod).and_then(|end| ExitCause::from_code(end.exit_code)).is_some_and(ExitCause::is_lasting)
-}
-
-/// Why a failed pod failed.
-fn cause(pod: &Pod) -> (Reason, String) {
-    let status = pod.status.as_ref();
-    let pod_reason = status.and_then(|status| status.reason.as_deref()).unwrap_or_default();
-    let pod_message = status.and_then(|status| status.message.as_deref()).unwrap_or_default();
-    if let Some(disruption) = pod_condition(pod, "DisruptionTarget") {
-        return (Reason::BuildEvicted, disruption.message.clone().unwrap_or_else(|| "evicted".to_owned()));
-    }
-    match pod_reason {
-        "Evicted" => return (Reason::BuildEvicted, pod_message.to_owned()),
-        "DeadlineExceeded" => return (Reason::BuildTimeout, pod_message.to_owned()),
-        // A kubelet refuses what the scheduler gave it, where its node has changed in between.
-        refused
-            if refused.starts_with("OutOf")
-                || matches!(refused, "NodeAffinity" | "UnexpectedAdmissionError") =>
-        {
-            return (
-                Reason::BuildEvicted,
-                format!("the node refused the pod: {refused} {pod_message}").trim_end().to_owned(),
-            );
-        }
-        _ => {}
-    }
-    let Some(end) = terminated(pod) else {
-        return (
-            Reason::BuildFailed,
-            [pod_reason, pod_message, "the pod failed"]
-                .into_iter()
-                .find(|text| !text.is_empty())
-                .unwrap_or_default()
-                .to_owned(),
-        );
-    };
-    // What a kubelet says of a container that was there before its machine was restarted or replaced.
-    if end.reason.as_deref() == Some("ContainerStatusUnknown") {
-        let node = node(pod).unwrap_or("the node");
-        return (
-            Reason::BuildEvicted,
-            format!("{node} was restarted or replaced, and the build's container with it"),
-        );
-    }
-    if end.reason.as_deref() == Some("OOMKilled") && ExitCause::from_code(end.exit_code).is_none() {
-        let said = "the build was killed for want of memory; raise spec.build.pod.resources.limits.memory";
-        return (Reason::BuildOutOfMemory, with_memory_limit(said, pod));
-    }
-    let words = end.message.as_deref().and_then(last_error).unwrap_or_else(|| "no output".to_owned());
-    match ExitCause::from_code(end.exit_code) {
-        Some(ExitCause::OutOfMemory) => (Reason::BuildOutOfMemory, with_memory_limit(&words, pod)),
-        Some(cause) => (cause.reason(), words),
-        None => (Reason::BuildFailed, format!("{words} (exit code {})", end.exit_code)),
-    }
-}
-
-fn with_memory_limit(said: &str, pod: &Pod) -> String {
-    let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
-    let limits = container.and_then(|container| container.resources.as_ref()?.limits.as_ref());
-    match limits.and_then(|limits| limits.get("memory")) {
-        Some(limit) => format!("{said}, which is {}", limit.0),
-        None => said.to_owned(),
-    }
-}
-
-/// BuildKit says what failed in its last line that begins with `error:`; below it stand git's words, if git failed.
-fn last_error(log: &str) -> Option<String> {
-    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = |prefix: &str| lines.iter().rposition(|line| line.starts_with(prefix));
-    let git = lines.iter().rposition(|line| line.starts_with("error: ") && line.ends_with("git stderr:"));
-    let at = git.or_else(|| last("error: ")).or_else(|| last("ERROR: "));
-    let at = at.or_else(|| lines.len().checked_sub(1))?;
-    let line = ["error: ", "ERROR: ", "failed to solve: "]
-        .iter()
-        .fold(lines[at], |line, prefix| line.strip_prefix(prefix).unwrap_or(line));
-    Some(match line.strip_suffix("git stderr:") {
-        Some(line) => format!("{line}{}", lines[at + 1..].join(" ")),
-        None => line.to_owned(),
-    })
-}
-
-/// The last lines of a container's log, whole lines only, as the kubelet put them into the termination message.
-pub(super) fn tail(end: &ContainerStateTerminated) -> Option<String> {
-    let message = end.message.as_deref()?.trim_end();
-    if message.len() <= LOG_TAIL_LIMIT {
-        return (!message.is_empty()).then(|| message.to_owned());
-    }
-    let start = (message.len() - LOG_TAIL_LIMIT..message.len()).find(|at| message.is_char_boundary(*at))?;
-    let cut = &message[start..];
-    Some(cut.split_once('\n').map_or(cut, |(_, rest)| rest).to_owned())
-}
-
 pub(super) fn has_finished(job: &Job) -> bool {
     has_condition(job, "Complete") || has_condition(job, "Failed")
+}
+
+/// Whether it has been decided how a Job ends, which is a moment before its end: no attempt follows.
+pub(super) fn has_been_decided(job: &Job) -> bool {
+    decisions(job).next().is_some()
+}
+
+fn decisions(job: &Job) -> impl Iterator<Item = &JobCondition> {
+    let of_its_end =
+        |type_: &str| ["Complete", "SuccessCriteriaMet", "Failed", "FailureTarget"].contains(&type_);
+    conditions(job).filter(move |condition| of_its_end(&condition.type_) && condition.status == "True")
+}
+
+fn decided_at(job: &Job) -> Option<Timestamp> {
+    decisions(job)
+        .filter_map(|condition| condition.last_transition_time.as_ref())
+        .chain(job.status.as_ref().and_then(|status| status.completion_time.as_ref()))
+        .map(|time| time.0)
+        .min()
 }
 
 /// When a Job ended, well or not.
@@ -373,13 +348,13 @@ pub(super) fn is_owned_by(job: &Job, image: &MultiArchImage) -> bool {
     uid.is_some() && controller_uid(&job.metadata) == uid
 }
 
-pub(super) fn platform_slug(job: &Job) -> Option<&String> {
-    job.metadata.labels.as_ref()?.get(LABEL_PLATFORM)
+/// What the Job builds but for the context as it was pinned.
+pub(super) fn outline(job: &Job) -> Option<&String> {
+    job.metadata.annotations.as_ref()?.get(ANNOTATION_OUTLINE)
 }
 
-/// The node that a pod was bound to.
-pub(super) fn node(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref()
+pub(super) fn platform_slug(job: &Job) -> Option<&String> {
+    job.metadata.labels.as_ref()?.get(LABEL_PLATFORM)
 }
 
 fn has_condition(job: &Job, type_: &str) -> bool {
@@ -390,41 +365,6 @@ fn condition_message<'a>(job: &'a Job, type_: &str) -> Option<&'a str> {
     conditions(job).find(|condition| condition.type_ == type_)?.message.as_deref()
 }
 
-fn conditions(job: &Job) -> impl Iterator<Item = &k8s_openapi::api::batch::v1::JobCondition> {
+fn conditions(job: &Job) -> impl Iterator<Item = &JobCondition> {
     job.status.iter().flat_map(|status| status.conditions.iter().flatten())
-}
-
-pub(super) fn pod_condition<'a>(
-    pod: &'a Pod,
-    type_: &str,
-) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
-}
-
-fn unschedulable(pod: &Pod) -> Option<String> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled")?;
-    (scheduled.status == "False")
-        .then(|| scheduled.message.clone().unwrap_or_else(|| "no node fits".to_owned()))
-}
-
-pub(super) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
-}
-
-/// The container that is at work or has failed: the one that fetches the context, until it has done so.
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    let has_succeeded = |container: &&ContainerStatus| {
-        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
-        ended.is_some_and(|end| end.exit_code == 0)
-    };
-    let fetching =
-        status.init_container_statuses.iter().flatten().find(|container| !has_succeeded(container));
-    fetching.or_else(|| status.container_statuses.as_ref()?.first())
-}
-
-fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    container(pod)?.state.as_ref()?.terminated.as_ref()
 }

@@ -1,7 +1,10 @@
 //! A platform that is built: one Job, whose result is believed only after it was fetched and hashed.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::build_pod;
 use super::build_state::{self, Build, BuildState};
 use super::checks::{self, Checked};
 use super::context::Context;
@@ -21,7 +24,7 @@ const TOLD_AGAIN: i64 = 15;
 
 pub(super) fn step(
     planner: &Planner<'_>,
-    step: Step,
+    mut step: Step,
     entry: &PlatformSource,
     platform: &Platform,
     build: &api::Build,
@@ -44,6 +47,10 @@ pub(super) fn step(
         return step.at(Phase::Failed, Reason::InvalidSpec, message);
     }
     let native = request(planner, platform, &build, pinned);
+    // Whoever waits for a node that was not there waits anew for the one that has come.
+    if planner.observed.nodes.has(platform) && step.status.reason == Some(Reason::NoNodeForPlatform) {
+        step.status.waiting_since = None;
+    }
     match placement::place(planner, entry, &step.status, &native) {
         Placement::Native => go(planner, step, &native, context),
         Placement::Emulated => go(planner, step, &BuildRequest { emulated: true, ..native }, context),
@@ -122,7 +129,7 @@ fn go(planner: &Planner<'_>, step: Step, request: &BuildRequest<'_>, context: &C
             step.tasks.extend(delete(job));
             step
         }
-        Some(job) => follow(planner, step, request, &Build::new(job, &planner.observed.pods)),
+        Some(job) => follow(planner, step, request, Build::new(job, &planner.observed.pods)),
         // The Job of a failed build may go; that it failed stays known until something about the build changes.
         None if has_failed(planner, &step.status, request) => step,
         None => prepare(planner, step, request, context),
@@ -187,20 +194,23 @@ fn told_again(place: usize, now: Timestamp) -> Option<Timestamp> {
     now.checked_add(SignedDuration::from_secs(seconds)).ok()
 }
 
-fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, build: &Build<'_>) -> Step {
-    if planner.observed.nodes.has(request.platform) && step.status.reason == Some(Reason::NoNodeForPlatform) {
-        step.status.waiting_since = None;
-    }
+fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, build: Build<'_>) -> Step {
     let had_failed = has_failed(planner, &step.status, request);
-    describe(&mut step.status, build);
-    let merge = merge_secrets(planner, request, build);
+    let failed_at = step.status.finished_at.clone().filter(|_| had_failed);
+    let (build, state) = state_of(planner, &mut step, request, build, had_failed);
+    describe(&mut step.status, &build);
+    step.status.finished_at = step.status.finished_at.take().or(failed_at);
+    let is_outdated = build.is_outdated(&state, &request.fingerprint(planner.settings));
+    if had_failed && !is_outdated && stays_failed(&build, &state) {
+        // One that was given up goes, whatever pods it makes meanwhile.
+        step.tasks.extend(delete(build.job).filter(|_| !build_state::has_been_decided(build.job)));
+        return step;
+    }
+    let merge = merge_secrets(planner, request, &build);
     let no_secret = merge.as_ref().and_then(|merge| planner.observed.failure(merge));
     step.tasks.extend(merge.clone());
-    let state = build.state(planner.image, &request.hash(), &planner.observed.nodes, planner.now);
     let mut step = match state {
-        state if build.is_outdated(&state, &request.fingerprint(planner.settings)) => {
-            replaced(planner, step, request)
-        }
+        _ if is_outdated => replaced(planner, step, request),
         BuildState::Unborn { .. } | BuildState::Starting { .. } if let Some(failure) = no_secret => {
             step.failed(failure)
         }
@@ -209,17 +219,26 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
             inspect(planner, step, request.platform, &digest)
         }
         BuildState::Lost => {
-            step.tasks.extend(planner.job_of(request).and_then(delete));
+            step.tasks.extend(delete(build.job));
             step.status.finished_at = None;
             let name = request.job_name();
             let message = format!("the pod of job/{name} went before its result was read; it is built again");
             step.at(Phase::Pending, Reason::BuildResultLost, message)
         }
-        // Its pod may go before its Job does; how it failed stays known.
-        BuildState::Failed { .. } if had_failed && build.latest_pod().is_none() => step,
+        BuildState::Abandoned { pod, message } => abandon(planner, step, &build, pod, message),
+        BuildState::GivenUp { reason, message, log_tail, at } => {
+            step.tasks.extend(delete(build.job));
+            step.status.finished_at = Some(Time(at));
+            report(step, request, BuildState::Failed { reason, message, log_tail })
+        }
+        state if never_started(&step.status, &build, &state) => {
+            let is_last = matches!(state, BuildState::Failed { .. });
+            step.status.phase = if is_last { Phase::Failed } else { Phase::Waiting };
+            step
+        }
         state => report(step, request, state),
     };
-    placement::note_waiting(&mut step.status, build, planner.now);
+    placement::note_waiting(&mut step.status, &build, planner.now);
     if step.status.waiting_since.is_some() {
         let entry = planner.image.spec.platform(&step.status.platform);
         let deadline = entry.and_then(|entry| placement::deadline(planner, entry, &step.status, request));
@@ -228,8 +247,77 @@ fn follow(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>, bui
     step
 }
 
+/// How a build has failed stays known, though its Job and its pods go, and the watches not together.
+fn stays_failed(build: &Build<'_>, state: &BuildState<'_>) -> bool {
+    match state {
+        BuildState::Failed { .. } => build.latest_pod().is_none(),
+        BuildState::Foreign(_) | BuildState::Succeeded { .. } | BuildState::Lost => false,
+        BuildState::Leaving
+        | BuildState::Unborn { .. }
+        | BuildState::Starting { .. }
+        | BuildState::Waiting { .. }
+        | BuildState::Evicted { .. }
+        | BuildState::Abandoned { .. }
+        | BuildState::Building { .. }
+        | BuildState::Reporting { .. }
+        | BuildState::Unreported
+        | BuildState::GivenUp { .. } => true,
+    }
+}
+
+/// What is going on. Where the watch of pods does not say how a Job has ended, and nobody knows it yet, the API server is
+/// asked, and what it says counts.
+fn state_of<'a>(
+    planner: &'a Planner<'_>,
+    step: &mut Step,
+    request: &BuildRequest<'_>,
+    build: Build<'a>,
+    had_failed: bool,
+) -> (Build<'a>, BuildState<'a>) {
+    let read =
+        |build: &Build<'a>| build.state(planner.image, &request.hash(), &planner.observed.nodes, planner.now);
+    let state = read(&build);
+    let must_ask = state == BuildState::Unreported && !had_failed;
+    let Some(uid) = build.job.metadata.uid.clone().filter(|_| must_ask) else { return (build, state) };
+    let find = Task::FindPods { uid };
+    step.tasks.push(find.clone());
+    match planner.observed.facts.get(&find) {
+        Some(Fact::Known(Found::Pods(pods))) => {
+            let build = Build::complete(build.job, pods);
+            let state = read(&build);
+            (build, state)
+        }
+        _ => (build, state),
+    }
+}
+
+/// The pod goes without its node's word, so that the volume of its cache is free, and then its Job: that one would wait for
+/// the same word before it made another pod.
+fn abandon(planner: &Planner<'_>, mut step: Step, build: &Build<'_>, pod: &Pod, message: String) -> Step {
+    let identity = pod.metadata.name.clone().zip(pod.metadata.uid.clone());
+    let delete_pod = identity.map(|(name, uid)| Task::DeletePod { name, uid, at_once: true });
+    if delete_pod.as_ref().is_none_or(|task| planner.observed.facts.get(task).is_some()) {
+        step.tasks.extend(delete(build.job));
+    }
+    step.tasks.extend(delete_pod);
+    step.at(Phase::Waiting, Reason::BuildEvicted, message)
+}
+
+/// Whether a pod's time was over before a container of it had run: what kept it from starting is the cause, and stands in
+/// the status.
+fn never_started(status: &PlatformStatus, build: &Build<'_>, state: &BuildState<'_>) -> bool {
+    let is_over = matches!(
+        state,
+        BuildState::Failed { reason: Reason::BuildTimeout, .. }
+            | BuildState::Waiting { reason: Reason::BuildTimeout, .. }
+    );
+    let is_told = matches!(status.reason, Some(Reason::ImagePullFailed | Reason::ContainerStarting))
+        && matches!(status.phase, Phase::Waiting | Phase::Failed);
+    is_over && is_told && build.never_started()
+}
+
 /// What a state of the build looks like in the status.
-fn report(mut step: Step, request: &BuildRequest<'_>, state: BuildState) -> Step {
+fn report(mut step: Step, request: &BuildRequest<'_>, state: BuildState<'_>) -> Step {
     let name = request.job_name();
     let (phase, reason, message) = match state {
         BuildState::Foreign(message) => {
@@ -247,25 +335,36 @@ fn report(mut step: Step, request: &BuildRequest<'_>, state: BuildState) -> Step
         }
         BuildState::Starting { reason, message } => (Phase::Pending, reason, message),
         BuildState::Waiting { reason, message } => (Phase::Waiting, reason, message),
-        BuildState::Building { message } => (Phase::Building, Reason::Building, message),
+        BuildState::Evicted { until, message } => {
+            step.grace = Some(until);
+            (Phase::Waiting, Reason::BuildEvicted, message)
+        }
+        BuildState::Building { message, until } => {
+            step.grace = until;
+            (Phase::Building, Reason::Building, message)
+        }
         BuildState::Reporting { until } => {
             step.grace = Some(until);
+            (Phase::Building, Reason::Building, "the result is being collected".to_owned())
+        }
+        BuildState::Unreported => {
             (Phase::Building, Reason::Building, "the result is being collected".to_owned())
         }
         BuildState::Failed { reason, message, log_tail } => {
             step.status.log_tail = log_tail;
             (Phase::Failed, reason, message)
         }
-        BuildState::Succeeded { .. } | BuildState::Lost => {
-            (Phase::Building, Reason::Building, "the build has ended".to_owned())
-        }
+        BuildState::Succeeded { .. }
+        | BuildState::Lost
+        | BuildState::Abandoned { .. }
+        | BuildState::GivenUp { .. } => (Phase::Building, Reason::Building, "the build has ended".to_owned()),
     };
     step.at(phase, reason, format!("{message} (job/{name})"))
 }
 
 /// A Job is written once: one that was to run otherwise makes way for another.
 fn replaced(planner: &Planner<'_>, mut step: Step, request: &BuildRequest<'_>) -> Step {
-    step.tasks.extend(planner.job_of(request).and_then(delete));
+    step.tasks.extend(planner.job_of(request).and_then(|job| delete(job)));
     step.status.waiting_since = None;
     let message = format!("job/{} is made anew, since what it needs has changed", request.job_name());
     step.at(Phase::Pending, Reason::Pending, message)
@@ -290,7 +389,7 @@ fn merge_secrets(planner: &Planner<'_>, request: &BuildRequest<'_>, build: &Buil
 fn describe(status: &mut PlatformStatus, build: &Build<'_>) {
     let pod = build.latest_pod();
     status.pod = pod.and_then(|pod| pod.metadata.name.clone());
-    status.node = pod.and_then(build_state::node).map(str::to_owned);
+    status.node = pod.and_then(build_pod::node).map(str::to_owned);
     status.attempts = build.attempts();
     status.attempt = build.fingerprint().map(str::to_owned);
     let job = build.job.status.as_ref();
@@ -339,7 +438,7 @@ fn is_collected(status: &PlatformStatus) -> bool {
 fn collected(planner: &Planner<'_>, mut step: Step) -> Step {
     let job = step.status.job.take();
     let of_build = planner.own_jobs().filter(|other| other.metadata.name == job);
-    step.tasks.extend(of_build.filter_map(delete));
+    step.tasks.extend(of_build.filter_map(|job| delete(job)));
     let gone = step.status.built.take().or(step.status.digest.take()).unwrap_or_default();
     let platform = std::mem::take(&mut step.status.platform);
     step.status = PlatformStatus { platform, job, ..PlatformStatus::default() };

@@ -1,4 +1,5 @@
-//! Finished Jobs stay for a while, from when their result is in the status (`ttlAfterFinished`).
+//! Finished Jobs stay for a while, from when their result is in the status (`ttlAfterFinished`). That is a moment after their
+//! end, or after the operator's start if it was away meanwhile.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
@@ -21,7 +22,7 @@ pub(super) fn of(image: &MultiArchImage, observed: &Observed, now: Timestamp) ->
     let ttl = ttl.unwrap_or(SignedDuration::MAX);
     for job in own_jobs(image, observed).filter(|job| is_recorded(job, observed)) {
         let Some(finished) = build_state::finished_at(job) else { continue };
-        let end = finished.0.saturating_add(ttl).unwrap_or(Timestamp::MAX);
+        let end = finished.0.max(observed.started).saturating_add(ttl).unwrap_or(Timestamp::MAX);
         if end <= now {
             expiry.tasks.extend(delete(job));
         } else {

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::built::NODE_CHECK;
 use super::run_state::{self, RunState};
 use super::task::{Fact, Failure, Found, Task};
-use super::{Planner, Step, build_state};
+use super::{Planner, Step, build_pod};
 use crate::api::{
     self, Enforcement, LABEL_PLATFORM, LABEL_VERIFICATION, LostPods, MultiArchImage, Phase, PlatformSource,
     ProgramResult, ProgramStatus, Reason, RunStatus, VerificationStatus, Verify, VerifyRun, WhenNoNode,
@@ -181,7 +181,7 @@ fn attempt(
         return gate;
     }
     let pod = pod_of(planner, request, known.run.as_ref());
-    let is_taken = pod.is_some_and(|pod| build_state::node(pod).is_some());
+    let is_taken = pod.is_some_and(|pod| build_pod::node(pod).is_some());
     if !planner.observed.nodes.may_have(request.platform)
         && !is_taken
         && let Some(gate) = without_node(when_no_node, request.platform)
@@ -248,7 +248,7 @@ fn pod_of<'a>(
         run_state::is_owned_by(pod, planner.image)
             && label(pod, LABEL_VERIFICATION).is_some_and(|attempt| is_of(attempt, &fingerprint))
             && label(pod, LABEL_PLATFORM) == Some(&request.platform.slug())
-            && (is_emulated(pod) == request.emulated || build_state::node(pod).is_some())
+            && (is_emulated(pod) == request.emulated || build_pod::node(pod).is_some())
     };
     let pods = || planner.observed.pods.iter().filter(|pod| !is_known(pod));
     pods().find(|pod| pod.metadata.name.as_ref() == Some(&name)).or_else(|| pods().find(|pod| runs(pod)))
@@ -296,6 +296,10 @@ fn follow(
             closed(Phase::Failed, Reason::JobConflict, message)
         }
         RunState::Leaving => {
+            match build_pod::must_have_gone_by(pod) {
+                Some(until) if until <= planner.now => step.tasks.extend(delete_at_once(pod)),
+                until => step.grace = step.grace.into_iter().chain(until).min(),
+            }
             closed(Phase::Verifying, Reason::VerifyRunning, "an earlier pod is being removed".to_owned())
         }
         RunState::Running { message } => closed(Phase::Verifying, Reason::VerifyRunning, message),
@@ -370,7 +374,7 @@ fn ended(pod: &Pod, request: &RunRequest<'_>, failure: Option<(Reason, String)>)
         reason,
         message,
         pod: pod.metadata.name.clone().unwrap_or_default(),
-        node: build_state::node(pod).map(str::to_owned),
+        node: build_pod::node(pod).map(str::to_owned),
         emulated: is_emulated(pod),
         finished_at: run_state::terminated(pod).and_then(|end| end.finished_at.clone()),
     }
@@ -400,7 +404,7 @@ pub(super) fn stray_pods(image: &MultiArchImage, pods: &[Arc<Pod>]) -> Vec<Task>
 
 /// What is still running while nothing shall.
 pub(super) fn unfinished_pods(image: &MultiArchImage, pods: &[Arc<Pod>]) -> Vec<Task> {
-    let has_finished = |pod: &Pod| matches!(build_state::phase(pod), "Succeeded" | "Failed");
+    let has_finished = |pod: &Pod| matches!(build_pod::phase(pod), "Succeeded" | "Failed");
     own_pods(image, pods).filter(|pod| !has_finished(pod)).filter_map(delete).collect()
 }
 
@@ -409,10 +413,17 @@ fn own_pods<'a>(image: &'a MultiArchImage, pods: &'a [Arc<Pod>]) -> impl Iterato
     pods.iter().filter(|pod| run_state::is_owned_by(pod, image) && label(pod, LABEL_VERIFICATION).is_some())
 }
 
+/// A pod whose node does not end it, and which nothing else would let go.
+fn delete_at_once(pod: &Pod) -> Option<Task> {
+    let (name, uid) = (pod.metadata.name.clone()?, pod.metadata.uid.clone()?);
+    Some(Task::DeletePod { name, uid, at_once: true })
+}
+
 /// A pod that is already on its way out is not deleted again.
 fn delete(pod: &Arc<Pod>) -> Option<Task> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    Some(Task::DeletePod { name: pod.metadata.name.clone()?, uid: pod.metadata.uid.clone()? })
+    let (name, uid) = (pod.metadata.name.clone()?, pod.metadata.uid.clone()?);
+    Some(Task::DeletePod { name, uid, at_once: false })
 }

@@ -1,6 +1,7 @@
 //! Pure: the spec, what was observed and the time become tasks and a status. Every decision stands here;
 //! nothing here waits, calls or reads a clock.
 
+mod build_pod;
 mod build_state;
 mod built;
 mod checks;
@@ -27,6 +28,7 @@ mod tracking;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -36,7 +38,7 @@ use crate::api::{
     Enforcement, MultiArchImage, MultiArchImageStatus, Phase, PlatformSource, PlatformStatus, Reason,
     SourceStatus,
 };
-use crate::build::{BuildRequest, BuilderSettings};
+use crate::build::{self, BuildRequest, BuilderSettings, Outline};
 use crate::image::ResolvedImage;
 use crate::network::Access;
 use crate::platform::Platform;
@@ -374,7 +376,8 @@ impl Planner<'_> {
     fn begin(&self, entry: &PlatformSource) -> Step {
         let mut status = self.observed.status.platform(&entry.platform).cloned().unwrap_or_default();
         status.platform = entry.platform.clone();
-        if epoch_of(&self.observed.status).as_ref() != Some(&self.epoch) {
+        // Who edits or asks anew gives what has failed another chance; what waits, or is done without, goes on waiting.
+        if epoch_of(&self.observed.status).as_ref() != Some(&self.epoch) && status.phase == Phase::Failed {
             status.waiting_since = None;
         }
         match &entry.image {
@@ -433,28 +436,42 @@ impl Planner<'_> {
         own_jobs(self.image, self.observed)
     }
 
-    /// Jobs that no platform stands on. While it is unknown which builds are wanted no Job is known to be obsolete,
-    /// except those of platforms that are built no more.
+    /// Jobs that no platform stands on. While it is unknown what the context is by now, a Job is known to be obsolete if
+    /// its platform is built no more, or if all else that it builds is other than what is wanted.
     fn obsolete_jobs(&self, steps: &[Step], builds_are_known: bool) -> Vec<Task> {
-        let built: Vec<String> = self
-            .image
-            .spec
-            .platforms
-            .iter()
-            .filter(|entry| entry.image.is_none())
-            .filter_map(|entry| entry.platform.parse::<Platform>().ok())
-            .map(|platform| platform.slug())
-            .collect();
+        let outlines = self.outlines();
         self.own_jobs()
-            .filter(|job| {
-                let wanted = steps.iter().any(|step| step.job == job.metadata.name);
-                let platform_is_built =
-                    build_state::platform_slug(job).is_some_and(|slug| built.contains(slug));
-                !wanted && (builds_are_known || !platform_is_built)
-            })
-            .filter_map(delete)
+            .filter(|job| !steps.iter().any(|step| step.job == job.metadata.name))
+            .filter(|job| builds_are_known || is_of_another_build(job, &outlines))
+            .filter_map(|job| delete(job))
             .collect()
     }
+
+    /// Every platform that is built, and what is known of its build before the context is looked up.
+    fn outlines(&self) -> BTreeMap<String, String> {
+        let metadata = &self.image.metadata;
+        let outline = |entry: &PlatformSource| {
+            let platform: Platform = entry.platform.parse().ok()?;
+            let build = build::for_platform(self.image.spec.build.as_ref()?, entry.build.as_ref());
+            let outline = Outline {
+                image_uid: metadata.uid.as_deref().unwrap_or_default(),
+                platform: &platform,
+                build: &build,
+                repository: &self.image.spec.target.repository,
+                rebuild: self.epoch.rebuild.as_deref(),
+            };
+            Some((platform.slug(), outline.hash()))
+        };
+        self.image.spec.platforms.iter().filter(|entry| entry.image.is_none()).filter_map(outline).collect()
+    }
+}
+
+/// What has ended costs nothing any more and may yet be wanted. Jobs of earlier versions do not say what they are for.
+fn is_of_another_build(job: &Job, outlines: &BTreeMap<String, String>) -> bool {
+    let Some(wanted) = build_state::platform_slug(job).and_then(|slug| outlines.get(slug)) else {
+        return true;
+    };
+    build_state::outline(job).is_some_and(|outline| outline != wanted) && !build_state::has_finished(job)
 }
 
 struct Secrets {
@@ -466,12 +483,13 @@ struct Secrets {
 /// Jobs that were created or not yet deleted when the image turned out to need them no more.
 fn stray_jobs(image: &MultiArchImage, observed: &Observed) -> Vec<Task> {
     let is_named = |job: &Job| observed.status.platforms.iter().any(|entry| entry.job == job.metadata.name);
-    own_jobs(image, observed).filter(|job| !is_named(job)).filter_map(delete).collect()
+    own_jobs(image, observed).filter(|job| !is_named(job)).filter_map(|job| delete(job)).collect()
 }
 
 /// Stops whatever runs for an image.
 fn stopped(image: &MultiArchImage, observed: &Observed) -> Vec<Task> {
-    let builds = own_jobs(image, observed).filter(|job| !build_state::has_finished(job)).filter_map(delete);
+    let builds =
+        own_jobs(image, observed).filter(|job| !build_state::has_finished(job)).filter_map(|job| delete(job));
     builds.chain(gates::unfinished_pods(image, &observed.pods)).collect()
 }
 
@@ -481,7 +499,7 @@ fn own_jobs<'a>(image: &'a MultiArchImage, observed: &'a Observed) -> impl Itera
 }
 
 /// A Job that is already on its way out is not deleted again.
-fn delete(job: &Arc<Job>) -> Option<Task> {
+fn delete(job: &Job) -> Option<Task> {
     if job.metadata.deletion_timestamp.is_some() {
         return None;
     }

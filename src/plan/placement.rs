@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use kube::core::Duration;
 
-use super::{Nodes, Planner, build_state};
+use super::{Nodes, Planner, build_pod, build_state};
 use crate::api::{Phase, PlatformSource, PlatformStatus, Reason, WhenNoNode};
 use crate::build::BuildRequest;
 
@@ -87,7 +87,7 @@ pub(super) fn place(
 fn has_begun(planner: &Planner<'_>, status: &PlatformStatus, request: &BuildRequest<'_>) -> bool {
     let is_taken = planner.job_of(request).is_some_and(|job| {
         let build = build_state::Build::new(job, &planner.observed.pods);
-        build_state::finished_at(job).is_some() || build.latest_pod().and_then(build_state::node).is_some()
+        build_state::finished_at(job).is_some() || build.latest_pod().and_then(build_pod::node).is_some()
     });
     is_taken || status.built.is_some() || status.node.is_some() || status.finished_at.is_some()
 }
@@ -123,7 +123,7 @@ pub(super) fn waits_for_a_node(reason: Option<Reason>) -> bool {
 
 /// Notes since when a build waits for a node, and forgets it when one has taken it.
 pub(super) fn note_waiting(status: &mut PlatformStatus, build: &build_state::Build<'_>, now: Timestamp) {
-    if build.latest_pod().and_then(build_state::node).is_some() {
+    if build.latest_pod().and_then(build_pod::node).is_some() {
         status.waiting_since = None;
     } else if waits_for_a_node(status.reason) {
         status.waiting_since.get_or_insert(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));

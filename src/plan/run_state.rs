@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
-use super::{Nodes, build_state};
+use super::{Nodes, build_pod};
 use crate::api::{MultiArchImage, Reason, controller_uid};
 use crate::verification::{self, CONTAINER, RunRequest};
 
@@ -39,12 +39,12 @@ pub(super) fn read(pod: &Pod, image: &MultiArchImage, request: &RunRequest<'_>, 
     if pod.metadata.deletion_timestamp.is_some() {
         return RunState::Leaving;
     }
-    match (build_state::phase(pod), terminated(pod)) {
+    match (build_pod::phase(pod), terminated(pod)) {
         // Containers that others have put beside it may go on.
         (_, Some(end)) if is_of_the_image(pod, end, request) => ended(pod, end, request),
         ("Succeeded" | "Failed", _) | (_, Some(_)) => lost(pod),
         ("Running", None) => {
-            let node = build_state::node(pod).unwrap_or("a node");
+            let node = build_pod::node(pod).unwrap_or("a node");
             RunState::Running { message: format!("running {} on {node}", words(&request.command())) }
         }
         _ => pending(pod, nodes),
@@ -69,7 +69,7 @@ pub(super) fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
 /// Whether a container's end tells of the image, and not of a node that drained, went away or had no room.
 fn is_of_the_image(pod: &Pod, end: &ContainerStateTerminated, request: &RunRequest<'_>) -> bool {
     let reason = pod.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or_default();
-    let is_disturbed = build_state::pod_condition(pod, "DisruptionTarget").is_some()
+    let is_disturbed = build_pod::pod_condition(pod, "DisruptionTarget").is_some()
         || matches!(reason, "Evicted" | "Terminated" | "NodeShutdown" | "NodeLost")
         || end.reason.as_deref() == Some("ContainerStatusUnknown");
     match reason {
@@ -86,12 +86,12 @@ fn is_of_the_image(pod: &Pod, end: &ContainerStateTerminated, request: &RunReque
 fn has_exceeded_its_limits(pod: &Pod) -> bool {
     let reason = pod.status.as_ref().and_then(|status| status.reason.as_deref());
     reason == Some("Evicted")
-        && build_state::pod_condition(pod, "DisruptionTarget").is_none()
+        && build_pod::pod_condition(pod, "DisruptionTarget").is_none()
         && terminated(pod).is_some()
 }
 
 fn ended(pod: &Pod, end: &ContainerStateTerminated, request: &RunRequest<'_>) -> RunState {
-    let log_tail = build_state::tail(end);
+    let log_tail = build_pod::tail(end);
     let command = words(&request.command());
     let last = log_tail.as_deref().and_then(last_line).map(|line| format!(": {line}")).unwrap_or_default();
     let failed =
@@ -99,7 +99,7 @@ fn ended(pod: &Pod, end: &ContainerStateTerminated, request: &RunRequest<'_>) ->
     if verification::is_emulated(pod)
         && log_tail.as_deref().is_some_and(|log| log.contains("exec format error"))
     {
-        let node = build_state::node(pod).unwrap_or("its node");
+        let node = build_pod::node(pod).unwrap_or("its node");
         let platform = request.platform;
         let message =
             format!("{node} does not emulate {platform}, or the program is for another platform{last}");
@@ -140,7 +140,7 @@ fn is_overdue(end: &ContainerStateTerminated, request: &RunRequest<'_>) -> bool 
 
 fn lost(pod: &Pod) -> RunState {
     let status = pod.status.as_ref();
-    let disruption = build_state::pod_condition(pod, "DisruptionTarget");
+    let disruption = build_pod::pod_condition(pod, "DisruptionTarget");
     let said = disruption
         .and_then(|condition| condition.message.as_deref())
         .or_else(|| status?.message.as_deref())
@@ -150,10 +150,10 @@ fn lost(pod: &Pod) -> RunState {
 }
 
 fn pending(pod: &Pod, nodes: &Nodes) -> RunState {
-    if let Some((reason, message)) = build_state::unscheduled(pod, nodes) {
+    if let Some((reason, message)) = build_pod::unscheduled(pod, nodes) {
         return RunState::Waiting { reason, message };
     }
-    let starting = || match build_state::node(pod) {
+    let starting = || match build_pod::node(pod) {
         Some(node) => format!("starting on {node}"),
         None => "waiting for a node".to_owned(),
     };
@@ -167,7 +167,7 @@ fn pending(pod: &Pod, nodes: &Nodes) -> RunState {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
             // Told alike while it is tried and between two attempts, or the status would change with each.
             let cause = said.split_once(BACK_OFF).map_or(said, |(_, cause)| cause);
-            let node = build_state::node(pod).unwrap_or("the node");
+            let node = build_pod::node(pod).unwrap_or("the node");
             RunState::Waiting {
                 reason: Reason::ImagePullFailed,
                 message: format!("{node} cannot pull the image: {}", words(cause)),

@@ -152,7 +152,7 @@ pub enum Task {
     },
     /// Merge the registry secrets into one of a Job's name, since the builder reads a single file.
     MergeSecrets {
-        /// When it was asked: a new request reads rotated Secrets again.
+        /// When it was asked: a new request reads rotated Secrets at once.
         epoch: Epoch,
         /// Name of the Job, which owns the merged Secret.
         job: String,
@@ -160,6 +160,11 @@ pub enum Task {
         uid: String,
         /// The Secrets to merge.
         secrets: Vec<String>,
+    },
+    /// Which pods does a Job have? Asked of the API server where the watch cannot be believed.
+    FindPods {
+        /// UID of the Job.
+        uid: String,
     },
     /// Delete a Job with its pods.
     DeleteJob {
@@ -233,12 +238,14 @@ pub enum Task {
         /// The pod.
         pod: Box<Pod>,
     },
-    /// Delete a pod that runs a child.
+    /// Delete a pod.
     DeletePod {
         /// Its name.
         name: String,
         /// Its UID: a namesake that came later is not touched.
         uid: String,
+        /// Whether its node is not waited for, which is gone.
+        at_once: bool,
     },
 }
 
@@ -253,8 +260,10 @@ pub struct GitReference {
     pub secret: Option<String>,
 }
 
-/// How long the watch may take to show what a write to the cluster did.
+/// How long the watch may take to show what a write to the cluster did, or what was there before.
 const EFFECT_GRACE: SignedDuration = SignedDuration::from_secs(30);
+/// How often a build that waits or runs is given its credentials anew: some are good for an hour and it may take longer.
+const MERGE_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 impl Task {
     /// When a task that ended well at a time and is still wanted is done once more. A Job that was created and is not
@@ -262,10 +271,12 @@ impl Task {
     pub fn repeat_at(&self, ended: Timestamp) -> Option<Timestamp> {
         match self {
             Task::CreateJob { .. }
+            | Task::FindPods { .. }
             | Task::DeleteJob { .. }
             | Task::CreatePod { .. }
             | Task::DeletePod { .. }
             | Task::SetFinalizer { .. } => ended.checked_add(EFFECT_GRACE).ok(),
+            Task::MergeSecrets { .. } => ended.checked_add(MERGE_AGAIN).ok(),
             Task::Check { slots, .. } => Some(slots.after(ended)),
             _ => None,
         }
@@ -287,6 +298,7 @@ impl Task {
             Task::CreateJob { .. } => "CreateJob",
             Task::AwaitTurn { .. } => "AwaitTurn",
             Task::MergeSecrets { .. } => "MergeSecrets",
+            Task::FindPods { .. } => "FindPods",
             Task::DeleteJob { .. } => "DeleteJob",
             Task::Publish { .. } => "Publish",
             Task::PutBack { .. } => "PutBack",
@@ -323,6 +335,7 @@ impl Task {
             | Task::InspectBuild { .. }
             | Task::CopyImage { .. }
             | Task::AwaitTurn { .. }
+            | Task::FindPods { .. }
             | Task::Check { .. }
             | Task::InspectProgram { .. } => false,
         }
@@ -356,6 +369,7 @@ impl Task {
             Task::CreateJob { job, .. } => format!("create {:?}", job.metadata.name),
             Task::AwaitTurn { job, .. } => format!("create {:?}", Some(job)),
             Task::MergeSecrets { epoch, uid, .. } => format!("merge {uid} {epoch:?}"),
+            Task::FindPods { uid } => format!("pods of {uid}"),
             Task::DeleteJob { name, uid } => format!("delete {name} {uid}"),
             Task::Publish { generation, repository, tags, index, platform_tags, policy, look } => {
                 let images: Vec<(&String, &Digest)> =
@@ -374,7 +388,7 @@ impl Task {
                 format!("program {repository}@{} {platform}", image.image.descriptor.digest)
             }
             Task::CreatePod { pod } => format!("create pod {:?}", pod.metadata.name),
-            Task::DeletePod { name, uid } => format!("delete pod {name} {uid}"),
+            Task::DeletePod { name, uid, at_once } => format!("delete pod {name} {uid} {at_once}"),
         }
     }
 }
@@ -411,6 +425,8 @@ pub enum Found {
         /// Of the artifact's archive.
         archive: Option<Digest>,
     },
+    /// The pods of a Job, all of them.
+    Pods(Vec<Arc<Pod>>),
     /// A verified image.
     Image(Arc<ResolvedImage>),
     /// What sources and published tags are now.

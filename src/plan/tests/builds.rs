@@ -241,6 +241,24 @@ fn the_registry_secrets_are_merged_into_the_one_file_that_the_builder_reads() {
 }
 
 #[test]
+fn credentials_that_are_good_for_an_hour_do_not_run_out_while_a_build_waits() {
+    let mut scene = Scene::new(json!({
+        "platforms": [{"platform": "linux/amd64"}],
+        "build": {"context": {"inline": {"dockerfile": "FROM scratch"}}},
+        "registrySecrets": [{"name": "a"}],
+    }));
+    scene.run();
+    scene.pod("linux-amd64", "pod", json!({"phase": "Running"}));
+    assert_eq!(scene.run().wake_after, Some(SignedDuration::from_mins(5)));
+    let merge = scene.plan().tasks.into_iter().find(|task| matches!(task, Task::MergeSecrets { .. }));
+    let again = merge.and_then(|merge| merge.repeat_at(scene.now)).expect("it is merged again");
+    assert_eq!(again.duration_since(scene.now), SignedDuration::from_mins(5));
+    scene.finish("linux-amd64");
+    let plan = scene.run();
+    assert!(!plan.tasks.iter().any(|task| matches!(task, Task::MergeSecrets { .. })));
+}
+
+#[test]
 fn a_job_that_gets_no_pod_is_told_after_a_while() {
     let mut scene = building();
     let created = Time(scene.now);
@@ -298,6 +316,9 @@ fn a_result_whose_pod_is_gone_is_built_again_but_not_before_the_watches_agree() 
     assert!(plan.wake_after.is_some());
     let name = scene.job_name("linux-amd64");
     scene.now = scene.now.saturating_add(SignedDuration::from_secs(11)).expect("a time");
+    let find = scene.open().into_iter().find(|task| matches!(task, Task::FindPods { .. }));
+    assert!(deleted(&scene.plan()).is_empty(), "the API server is asked first");
+    scene.succeed(&find.expect("a question"));
     assert_eq!(deleted(&scene.plan()), [name.as_str()]);
     scene.run();
     assert_eq!(scene.job_name("linux-amd64"), name);

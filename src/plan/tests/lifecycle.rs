@@ -7,7 +7,10 @@ use serde_json::json;
 
 use super::scene::Scene;
 use super::{building, builds, created, deleted, published};
-use crate::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, LocalObjectReferenceRequired, Phase, Reason};
+use crate::api::{
+    ANNOTATION_OUTLINE, ANNOTATION_REBUILD, ANNOTATION_RECONCILE, BuildArgument,
+    LocalObjectReferenceRequired, MultiArchImage, Phase, Reason,
+};
 use crate::plan::Conflict;
 use crate::plan::task::Task;
 
@@ -81,6 +84,46 @@ fn while_the_context_is_unknown_no_build_is_thought_obsolete() {
     scene.edit(|image| image.spec.target.tags = vec!["other".to_owned()]);
     let plan = scene.plan();
     assert!(deleted(&plan).is_empty() && created(&plan).is_empty());
+}
+
+#[test]
+fn a_build_that_is_certainly_not_wanted_any_more_ends_though_its_successor_is_unknown() {
+    let edits: [(&str, fn(&mut MultiArchImage)); 2] = [
+        ("another argument", |image| {
+            let build = image.spec.build.as_mut().expect("a build");
+            build.args.insert("VERSION".to_owned(), BuildArgument("2".to_owned()));
+        }),
+        ("another branch", |image| {
+            let git = image.spec.build.as_mut().and_then(|build| build.context.git.as_mut());
+            git.expect("git").r#ref = Some("mian".to_owned());
+        }),
+    ];
+    for (what, edit) in edits {
+        let mut scene = building();
+        scene.finish("linux-amd64");
+        let arm64 = scene.job_name("linux-arm64");
+        scene.edit(edit);
+        let plan = scene.plan();
+        let ended = [arm64.as_str()];
+        assert_eq!(deleted(&plan), ended, "{what}: at once, and what has ended costs nothing any more");
+        let commit = plan.tasks.iter().find(|task| matches!(task, Task::ResolveCommit { .. })).cloned();
+        scene.fail(&commit.expect("it is looked up"), Reason::ContextUnavailable, "git.test is away", true);
+        assert_eq!(deleted(&scene.plan()), ended, "{what}: and while it cannot be looked up");
+    }
+}
+
+#[test]
+fn a_job_of_an_earlier_version_is_left_alone_while_the_context_is_unknown() {
+    let mut scene = building();
+    for job in &mut scene.observed.jobs {
+        let annotations = Arc::make_mut(job).metadata.annotations.as_mut().expect("annotations");
+        annotations.remove(ANNOTATION_OUTLINE).expect("the outline");
+    }
+    scene.edit(|image| {
+        let build = image.spec.build.as_mut().expect("a build");
+        build.args.insert("VERSION".to_owned(), BuildArgument("2".to_owned()));
+    });
+    assert!(deleted(&scene.plan()).is_empty());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The plan, with no I/O and a clock of the tests' own.
 
+mod build_pods;
 mod builds;
 mod checks;
 mod claims;

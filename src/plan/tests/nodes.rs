@@ -242,6 +242,54 @@ fn a_platform_that_waits_fails_after_its_scheduling_timeout_with_the_schedulers_
 }
 
 #[test]
+fn a_platform_that_has_waited_too_long_for_a_node_recovers_when_one_comes() {
+    for policy in ["Wait", "Fail"] {
+        let mut scene = without_node(policy, json!({"schedulingTimeout": "10m"}));
+        scene.run();
+        unschedulable(&mut scene, "linux-s390x");
+        scene.plan();
+        later(&mut scene, 601);
+        scene.run();
+        assert_eq!(s390x(&scene), (Phase::Failed, Some(Reason::NoNodeForPlatform)));
+        scene.observed.pods.clear();
+        scene.gets_node("s390x");
+        scene.run();
+        assert_eq!(s390x(&scene).0, Phase::Pending, "{policy}");
+        // One that takes nothing is not waited for anew again and again.
+        unschedulable(&mut scene, "linux-s390x");
+        scene.plan();
+        assert_eq!(s390x(&scene), (Phase::Waiting, Some(Reason::Unschedulable)));
+        later(&mut scene, 601);
+        scene.run();
+        assert_eq!(s390x(&scene), (Phase::Failed, Some(Reason::Unschedulable)));
+        assert!(created(&scene.run()).is_empty());
+    }
+}
+
+#[test]
+fn what_is_published_without_a_platform_that_has_waited_long_enough_stays_ready_when_it_is_looked_at_again() {
+    let mut scene = without_node("Skip", json!({"schedulingTimeout": "10m"}));
+    scene.gets_node("s390x");
+    scene.run();
+    unschedulable(&mut scene, "linux-s390x");
+    scene.plan();
+    scene.finish("linux-amd64");
+    later(&mut scene, 601);
+    scene.run();
+    assert_eq!(scene.ready(), ("True", "Published"));
+    scene.annotate(crate::api::ANNOTATION_RECONCILE, "again");
+    for _ in 0..10 {
+        let plan = scene.plan();
+        assert_eq!(scene.ready(), ("True", "Published"));
+        assert!(deleted(&plan).is_empty());
+        let open: Vec<_> =
+            plan.tasks.iter().filter(|task| scene.observed.facts.get(task).is_none()).cloned().collect();
+        open.iter().for_each(|task| scene.succeed(task));
+    }
+    assert_eq!(s390x(&scene), (Phase::Skipped, Some(Reason::Unschedulable)));
+}
+
+#[test]
 fn a_job_that_waits_for_a_node_makes_way_for_one_with_the_edited_tolerations() {
     let mut scene = without_node("Wait", json!({}));
     scene.run();
@@ -329,6 +377,19 @@ fn a_finished_job_goes_after_its_time_and_not_before_its_result_is_in_the_status
     assert!(scene.observed.jobs.is_empty());
     assert_eq!(scene.observed.status.digest, image, "what was published stays");
     assert_eq!(scene.platform("linux/amd64").phase, Phase::Ready);
+}
+
+#[test]
+fn a_finished_job_that_nobody_has_seen_the_end_of_stays_as_long_from_when_somebody_has() {
+    let mut scene = without_node("Skip", json!({"ttlAfterFinished": "1h"}));
+    scene.run();
+    scene.break_build("linux-amd64", 65, "error: no");
+    later(&mut scene, 5 * 3600);
+    scene.restart();
+    scene.observed.started = scene.now;
+    assert!(deleted(&scene.run()).is_empty(), "its log can still be read");
+    later(&mut scene, 3600);
+    assert_eq!(deleted(&scene.plan()).len(), 1);
 }
 
 #[test]

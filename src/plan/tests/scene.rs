@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::api::{FINALIZER, MultiArchImage, PlatformStatus, Reason};
+use crate::api::{FINALIZER, MultiArchImage, PlatformStatus, Reason, controller_uid};
 use crate::build::BuilderSettings;
 use crate::image::{ProgramFinding, ResolvedImage};
 use crate::plan::task::{Checked, Fact, Facts, Failure, Found, Task};
@@ -146,6 +146,10 @@ impl Scene {
                 job.metadata.uid = Some(format!("uid of {:?}", job.metadata.name));
                 self.observed.jobs.push(Arc::new(job));
                 return;
+            }
+            Task::FindPods { uid } => {
+                let is_its = |pod: &&Arc<Pod>| controller_uid(&pod.metadata) == Some(uid);
+                Found::Pods(self.observed.pods.iter().filter(is_its).cloned().collect())
             }
             Task::DeleteJob { name, .. } => {
                 self.observed.jobs.retain(|job| job.metadata.name.as_ref() != Some(name));

@@ -125,11 +125,28 @@ fn a_node_that_goes_away_is_no_failure_of_the_image() {
 fn a_pod_that_was_removed_by_hand_is_made_again_and_one_that_leaves_is_not_believed() {
     let mut scene = running();
     end(&mut scene, 0, "Completed", 1, "");
-    change(&mut scene, |pod| pod.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH)));
+    let deletion = Some(Time(scene.now));
+    change(&mut scene, |pod| pod.metadata.deletion_timestamp = deletion);
     scene.run();
     assert_eq!(found(&scene), (Phase::Verifying, Some(Reason::VerifyRunning)));
     scene.observed.pods.clear();
     scene.run();
+    assert_eq!(scene.observed.pods.len(), 1);
+}
+
+#[test]
+fn a_run_on_a_node_that_has_died_is_run_again_elsewhere() {
+    let mut scene = running();
+    start(&mut scene);
+    let deletion = Some(Time(scene.now));
+    change(&mut scene, |pod| pod.metadata.deletion_timestamp = deletion);
+    let plan = scene.run();
+    assert_eq!((pods_deleted(&plan), plan.wake_after), (0, Some(SignedDuration::from_secs(60))));
+    scene.now = scene.now.saturating_add(SignedDuration::from_secs(60)).expect("a time");
+    let goes = |task: &Task| matches!(task, Task::DeletePod { at_once: true, .. });
+    assert!(scene.plan().tasks.iter().any(goes), "its node does not end it");
+    scene.run();
+    assert!(scene.observed.pods.iter().all(|pod| pod.metadata.deletion_timestamp.is_none()));
     assert_eq!(scene.observed.pods.len(), 1);
 }
 
