@@ -36,8 +36,9 @@ pub(super) fn finalizer(image: &MultiArchImage) -> Option<Task> {
     (present != is_kept(image)).then_some(Task::SetFinalizer { present })
 }
 
-/// Removes the tags, those as well that a publication may have written that has not come to its end, and then lets the resource go: at the latest when the registry has had its time, for a resource
-/// that cannot be deleted is worse than a tag that stays. Nothing is removed while it is suspended.
+/// Removes the tags, those as well that a publication may have written which has not come to its end, and then lets the
+/// resource go: at the latest when the registry has had its time, for a resource that cannot be deleted is worse than a tag
+/// that stays. Nothing is removed while it is suspended.
 pub fn deletion(image: &MultiArchImage, observed: &Observed, now: Timestamp) -> Deletion {
     if !is_kept(image) {
         return Deletion::default();

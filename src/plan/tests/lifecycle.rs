@@ -88,7 +88,8 @@ fn while_the_context_is_unknown_no_build_is_thought_obsolete() {
 
 #[test]
 fn a_build_that_is_certainly_not_wanted_any_more_ends_though_its_successor_is_unknown() {
-    let edits: [(&str, fn(&mut MultiArchImage)); 2] = [
+    type Edit = fn(&mut MultiArchImage);
+    let edits: [(&str, Edit); 2] = [
         ("another argument", |image| {
             let build = image.spec.build.as_mut().expect("a build");
             build.args.insert("VERSION".to_owned(), BuildArgument("2".to_owned()));

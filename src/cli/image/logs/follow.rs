@@ -17,6 +17,9 @@ use crate::api::{LABEL_IMAGE, MultiArchImage};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{Error, output};
 
+/// A line, or why there is none, of what a pod does for a platform.
+type Line = (String, Work, Result<Timed, String>);
+
 /// What has been found and opened so far.
 #[derive(Default)]
 struct Followed {
@@ -30,7 +33,7 @@ struct Followed {
     skipped: BTreeSet<String>,
     /// How many pods of a platform have been begun.
     attempts: BTreeMap<(String, Work), usize>,
-    lines: SelectAll<BoxStream<'static, (String, Work, Result<Timed, String>)>>,
+    lines: SelectAll<BoxStream<'static, Line>>,
     outcome: Outcome,
 }
 
