@@ -6,6 +6,9 @@
 mod command;
 mod support;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use command::{Ran, command, run};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
@@ -14,6 +17,7 @@ use multiarch::api::{ANNOTATION_REBUILD, ANNOTATION_RECONCILE, MultiArchImage, P
 use multiarch::cli::request::FIELD_MANAGER;
 use serde_json::{Value, json};
 use support::World;
+use support::builds::inline;
 use support::images::Push;
 use support::nodes::needs_nodes;
 use support::operator::Operator;
@@ -101,6 +105,35 @@ async fn a_request_is_a_new_annotation_each_time_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn images_with_labels_are_asked_alone_and_printed_as_kubectl_does() {
+    let world = World::new().await;
+    for name in ["web", "api"] {
+        world.apply(name, spec(&world)).await;
+    }
+    let label = json!({"metadata": {"labels": {"test": world.namespace}}});
+    let images = world.api::<MultiArchImage>();
+    images.patch("web", &PatchParams::default(), &Patch::Merge(label)).await.expect("a label");
+    let labelled = format!("test={}", world.namespace);
+    // Of all namespaces.
+    let mut everywhere = command(&["suspend", "-A", "-l", &labelled]);
+    everywhere.env("KUBECONFIG", &world.rig.kubeconfig);
+    assert_eq!(run(everywhere).await.ok().stdout, format!("{}/web: suspended\n", world.namespace));
+    assert!(get(&world, "web").await.spec.suspend && !get(&world, "api").await.spec.suspend);
+
+    let one = multiarch(&world, &["resume", "web", "-o", "json"]).await.json();
+    assert_eq!((&one["kind"], &one["metadata"]["name"]), (&json!("MultiArchImage"), &json!("web")));
+    assert_eq!((&one["spec"]["suspend"], &one["metadata"]["managedFields"]), (&Value::Null, &Value::Null));
+    let list = multiarch(&world, &["reconcile", "-l", &labelled, "-o", "json"]).await.json();
+    assert_eq!((&list["kind"], list["items"].as_array().map(Vec::len)), (&json!("List"), Some(1)));
+    assert!(list["items"][0]["metadata"]["annotations"][ANNOTATION_RECONCILE].is_string(), "{list:#}");
+    let yaml = multiarch(&world, &["rebuild", "web", "-o", "yaml"]).await.ok().stdout;
+    let yaml: Value = serde_saphyr::from_str(&yaml).expect("YAML");
+    assert!(yaml["metadata"]["annotations"][ANNOTATION_REBUILD].is_string(), "{yaml:#}");
+    multiarch(&world, &["reconcile", "web", "-l", &labelled]).await.failed(2);
+    multiarch(&world, &["wait", "-l", "test=nothing"]).await.failed(3);
+}
+
+#[tokio::test]
 async fn what_is_asked_of_nothing_is_told() {
     let world = World::new().await;
     let ran = multiarch(&world, &["suspend", "--all"]).await.ok();
@@ -131,6 +164,8 @@ async fn what_comes_of_a_request_can_be_waited_for() {
     let ran = multiarch(&world, &["reconcile", "web", "--wait", "--timeout", "3m"]).await.ok();
     let lines = ran.lines();
     assert!(lines[0] == "web: reconcile requested" && lines[1].starts_with("web: Ready: "), "{lines:?}");
+    let waited = multiarch(&world, &["wait", "--all", "-o", "json"]).await.json();
+    assert!(waited["items"][0]["status"]["digest"].is_string(), "{waited:#}");
     let image = get(&world, "web").await;
     let handled = image.status.as_ref().and_then(|status| status.last_handled_reconcile_at.clone());
     assert_eq!(handled, annotation(&image, ANNOTATION_RECONCILE));
@@ -234,20 +269,9 @@ async fn a_support_bundle_has_what_helps_and_nothing_that_is_secret() {
 
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bundle.tar.gz");
-    let path = file.to_str().expect("text");
-    let arguments =
-        ["support-bundle", "--operator-namespace", &world.namespace, "--build-logs", "--output", path];
-    let told = multiarch(&world, &arguments).await.ok().stdout;
-    let mut archive =
-        tar::Archive::new(flate2::read::GzDecoder::new(std::fs::File::open(&file).expect("a file")));
-    let mut files = std::collections::BTreeMap::new();
-    for entry in archive.entries().expect("an archive") {
-        let mut entry = entry.expect("an entry");
-        let name = entry.path().expect("a path").components().skip(1).collect::<std::path::PathBuf>();
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut entry, &mut text).expect("text");
-        assert!(!text.contains("hunter2"), "{name:?}: {text}");
-        files.insert(name.display().to_string(), text);
+    let (told, files) = bundle(&world, &file, &["--build-logs"]).await;
+    for (name, text) in &files {
+        assert!(!text.contains("hunter2"), "{name}: {text}");
     }
     let image = &files[&format!("images/{}/web.yaml", world.namespace)];
     assert!(image.contains("NoNodeForPlatform") && image.contains("TOKEN: (left out)"), "{image}");
@@ -259,6 +283,48 @@ async fn a_support_bundle_has_what_helps_and_nothing_that_is_secret() {
     assert!(files.keys().any(|name| name.contains("/job-web-linux-riscv64-")), "{told}");
     assert!(!files.contains_key("problems.txt"), "{told}");
 
-    let again = multiarch(&world, &arguments).await;
+    let again = multiarch(&world, &[&BUNDLE[..], &[file.to_str().expect("text")]].concat()).await;
     assert!(again.code != Some(0) && again.stderr.contains("exists"), "{again:?}");
+}
+
+const BUNDLE: [&str; 2] = ["support-bundle", "--output"];
+
+/// What the command says of a support bundle, and what is in it.
+async fn bundle(world: &World, file: &Path, arguments: &[&str]) -> (String, BTreeMap<String, String>) {
+    let path = [file.to_str().expect("text"), "--operator-namespace", &world.namespace];
+    let told = multiarch(world, &[&BUNDLE[..], &path, arguments].concat()).await.ok().stdout;
+    let mut archive =
+        tar::Archive::new(flate2::read::GzDecoder::new(std::fs::File::open(file).expect("a file")));
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().expect("an archive") {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a path").components().skip(1).collect::<PathBuf>();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut entry, &mut text).expect("text");
+        files.insert(name.display().to_string(), text);
+    }
+    (told, files)
+}
+
+#[tokio::test]
+async fn the_line_of_a_dockerfile_that_failed_is_in_a_support_bundle_only_where_it_is_asked_for() {
+    needs_nodes!("the_line_of_a_dockerfile_that_failed_is_in_a_support_bundle_only_where_it_is_asked_for");
+    let world = World::new().await;
+    let _operator = Operator::start(&world);
+    let failing = "RUN echo curl -u admin:hunter2 && false";
+    world.apply("web", inline(&world, "web", &["linux/amd64"], failing)).await;
+    let failed = world.until_platform("web", "linux/amd64", Phase::Failed, "BuildFailed").await;
+    assert!(failed.message.is_some_and(|message| message.contains("hunter2")), "BuildKit repeats the line");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, files) = bundle(&world, &folder.path().join("plain.tar.gz"), &[]).await;
+    for (name, text) in &files {
+        assert!(!text.contains("hunter2"), "{name}: {text}");
+    }
+    let of_image = &files[&format!("images/{}/web.yaml", world.namespace)];
+    assert!(of_image.contains("BuildFailed"), "{of_image}");
+    assert!(files[&format!("events/{}.yaml", world.namespace)].contains("BuildFailed"), "{files:#?}");
+    let (_, files) = bundle(&world, &folder.path().join("whole.tar.gz"), &["--build-logs"]).await;
+    let log = files.iter().find(|(name, _)| name.ends_with(".build.log")).expect("the build's log").1;
+    assert!(log.contains("admin:hunter2"), "{log}");
 }

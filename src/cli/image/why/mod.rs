@@ -8,14 +8,16 @@ mod place;
 mod tests;
 
 use clap::Args;
+use kube::ResourceExt as _;
+use kube::api::ListParams;
 
 use super::image_name;
 use super::state::State;
-use crate::api::Phase;
-use crate::cli::cluster::{self, NamespaceArguments};
+use crate::api::{MultiArchImage, Phase};
+use crate::cli::cluster::{self, Cluster, NamespacesArguments};
 use crate::cli::output::{BOLD, GREEN, OutputArguments, RED, YELLOW, readable};
-use crate::cli::{Error, exit, typed_as};
-use explanation::{Cause, Explanation, explain};
+use crate::cli::{Error, exit, progress, typed_as};
+use explanation::{Cause, Evidence, Explanation, explain};
 use place::Typed;
 
 /// How much of the end of a log is shown to people; the status has more.
@@ -25,13 +27,13 @@ const LOG_LINES: usize = 12;
 #[derive(Args, Debug)]
 #[command(after_help = exit::HELP)]
 pub struct Arguments {
-    /// The image.
-    #[arg(value_name = "NAME", value_parser = image_name)]
-    name: String,
+    /// The image; all that are not ready unless given.
+    #[arg(value_name = "NAME", conflicts_with = "all_namespaces", value_parser = image_name)]
+    name: Option<String>,
     #[command(flatten)]
     output: OutputArguments,
     #[command(flatten)]
-    namespace: NamespaceArguments,
+    namespaces: NamespacesArguments,
 }
 
 /// Prints why an image stands as it does. Only looking is no failure, whatever is seen.
@@ -40,21 +42,50 @@ pub struct Arguments {
 /// When the image is not there, or the cluster does not say.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     cluster::run(async {
-        let cluster = arguments.namespace.connect().await?;
-        let image = cluster.image(&arguments.name).await?;
-        let evidence = evidence::gather(&cluster, &image).await;
-        let typed = Typed {
-            program: typed_as(),
-            flags: cluster.flags(),
-            cluster_flags: cluster.flags_without_namespace().to_owned(),
-        };
-        arguments.output.output.print(&explain(&image, &evidence, &typed), text)
+        let cluster = arguments.namespaces.connect().await?;
+        let format = arguments.output.output;
+        if let Some(name) = &arguments.name {
+            let image = cluster.image(name).await?;
+            return format.print(&explained(&cluster, &image).await, |explanation| text(explanation, false));
+        }
+        let images = cluster.images().list(&ListParams::default()).await.map_err(cluster::explain)?.items;
+        let mut explanations = Vec::new();
+        for image in images.iter().filter(|image| !is_well(image)) {
+            let namespace = image.namespace().unwrap_or_else(|| cluster.namespace.clone());
+            explanations.push(explained(&cluster.clone().within(namespace), image).await);
+        }
+        if explanations.is_empty() {
+            progress::say("there is none that is not ready");
+        }
+        format.print(&explanations, |explanations| {
+            let texts = explanations.iter().map(|explanation| text(explanation, cluster.is_all_namespaces()));
+            texts.collect::<Vec<_>>().join("\n")
+        })
     })
 }
 
-/// The explanation for people.
-fn text(explanation: &Explanation) -> String {
-    let Explanation { name, state, summary, causes, .. } = explanation;
+/// Why an image of the cluster's namespace stands as it does.
+async fn explained(cluster: &Cluster, image: &MultiArchImage) -> Explanation {
+    let evidence = evidence::gather(cluster, image).await;
+    let typed = Typed {
+        program: typed_as(),
+        flags: cluster.flags(),
+        cluster_flags: cluster.flags_without_namespace().to_owned(),
+    };
+    explain(image, &evidence, &typed)
+}
+
+/// Whether there is nothing to tell of an image: it is ready, and so is all of it.
+fn is_well(image: &MultiArchImage) -> bool {
+    let typed = Typed { program: "", flags: String::new(), cluster_flags: String::new() };
+    let Explanation { state, causes, .. } = explain(image, &Evidence::default(), &typed);
+    state == State::Ready && causes.is_empty()
+}
+
+/// The explanation for people, with the image's namespace where there may be several.
+fn text(explanation: &Explanation, with_namespace: bool) -> String {
+    let Explanation { namespace, name, state, summary, causes } = explanation;
+    let name = if with_namespace { format!("{namespace}/{name}") } else { name.clone() };
     let style = match state {
         State::Ready => GREEN,
         State::Stalled => RED,

@@ -2,10 +2,9 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 
 use super::super::state::tests::image;
-use super::explanation::Evidence;
 use super::place::Present;
 use super::*;
-use crate::api::{MultiArchImage, Reason};
+use crate::api::Reason;
 use crate::cli::Cli;
 
 const POD: &str = "pod/web-linux-arm64-5f2c-x";
@@ -17,7 +16,7 @@ fn explained(image: &MultiArchImage, evidence: &Evidence) -> Explanation {
 
 fn plain(image: &MultiArchImage) -> String {
     let explanation = explained(image, &Evidence::default());
-    anstream::adapter::strip_str(&text(&explanation)).to_string()
+    anstream::adapter::strip_str(&text(&explanation, false)).to_string()
 }
 
 fn arm64(phase: &str, reason: &str, message: &str) -> Value {
@@ -50,6 +49,9 @@ fn a_healthy_image_says_so_in_one_line() {
         plain(&healthy),
         "web: Ready: sha256:abc at registry.example.com/team-a/web:1.4.2; 1/1 platforms are ready\n"
     );
+    assert!(is_well(&healthy) && !is_well(&stalled("BuildFailed", "no")));
+    let with_namespace = text(&explained(&healthy, &Evidence::default()), true);
+    assert!(anstream::adapter::strip_str(&with_namespace).to_string().contains("/web: Ready: "));
 }
 
 #[test]
