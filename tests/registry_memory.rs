@@ -84,7 +84,7 @@ async fn large_manifests_are_kept_as_long_as_there_is_room_and_attestations_neve
     let mut content = Content::default();
     for tag in 1..=6 {
         let mut image = content.add_image(CONFIG, json!({"large": text(3 << 20), "tag": tag.to_string()}));
-        let mut about = content.add_image(CONFIG, json!({"large": text(3 << 20), "about": tag.to_string()}));
+        let mut about = content.add_image(CONFIG, json!({"large": text(1 << 20), "about": tag.to_string()}));
         image["annotations"] = json!({});
         about["platform"] = json!({"os": "unknown", "architecture": "unknown"});
         about["annotations"] = json!({
