@@ -9,6 +9,7 @@ pub mod claims;
 mod conditions;
 mod context;
 mod deletion;
+mod delivery;
 mod destinations;
 mod events;
 mod expiry;
