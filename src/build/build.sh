@@ -169,6 +169,11 @@ disks_with_less_than() {
   df "$2" "$STATE" /tmp 2>/dev/null | awk -v least="$1" 'NR > 1 && $2 > 0 && $4 < least && !told++ { print $6 }'
 }
 
+# runc now and then loses the process that is to become the step, most of all on a busy node. Another attempt does not.
+never_began() {
+  grep -q "runc run failed: unable to start container process: .*first child.*: signal: killed" "$work/log"
+}
+
 # Whether a program of the platform was started on a node that did not run it when the builder started.
 lacks_emulation() {
   grep -q "exec format error" "$work/log" || return 1
@@ -184,6 +189,7 @@ explain() {
   case "$(last_words)" in
   "error: failed to solve: process "*"did not complete successfully"*)
     check_disk "$words"
+    ! never_began || fail 1 "$words: its process was killed before it began"
     ! lacks_emulation ||
       fail 76 "$words: the node runs ${platforms%,} and not $PLATFORM; install emulation on it (tonistiigi/binfmt)"
     fail 65 "$words" ;;

@@ -161,6 +161,17 @@ fn a_build_that_fails_in_time_has_failed_however_long_its_cache_takes() {
 }
 
 #[test]
+fn a_step_that_was_killed_before_it_began_is_tried_again() {
+    let lost = "runc run failed: unable to start container process: error waiting for our first child to exit: \
+                signal: killed; runc init error(s): nsexec-2[162]: failed to sync with parent";
+    let log = failed_step(lost, "process \"/bin/sh -c make\" did not complete successfully: exit code: 1");
+    let words = "error: docker/Dockerfile:5: RUN make: did not complete successfully: exit code: 1: its process was killed \
+                 before it began";
+    let ended = Scene::new(&log).run();
+    assert_eq!((ended.code, ended.last_line()), (Some(1), words));
+}
+
+#[test]
 fn a_step_that_fails_on_a_full_disk_is_told_with_the_disk_and_may_be_tried_elsewhere() {
     let log = failed_step(
         "cc: cannot write",
