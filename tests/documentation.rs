@@ -88,10 +88,11 @@ fn spec_around(piece: &Value) -> Value {
 }
 
 /// Kinds that pages show and that only others bring along; no API server of ours knows them. All others it must know.
-const FOREIGN: [(&str, &str); 6] = [
+const FOREIGN: [(&str, &str); 7] = [
     ("argoproj.io/v1alpha1", "Application"),
     ("external-secrets.io/v1", "ExternalSecret"),
     ("generators.external-secrets.io/v1alpha1", "ECRAuthorizationToken"),
+    ("generators.external-secrets.io/v1alpha1", "GCRAccessToken"),
     ("kustomize.config.k8s.io/v1beta1", "Kustomization"),
     ("kustomize.toolkit.fluxcd.io/v1", "Kustomization"),
     ("shipwright.io/v1beta1", "Build"),
