@@ -227,7 +227,7 @@ async fn an_index_of_what_is_not_in_the_repository_is_refused() {
 
     let (session, target) = (registry.session(), registry.repository("team/other"));
     match publish(&session, &target, &index, &["1"], TagPolicy::Overwrite).await.unwrap_err() {
-        PublishError::Registry(error) => assert_eq!(error.kind(), Kind::Rejected, "{error}"),
+        PublishError::Registry(error) => assert_eq!(error.kind(), Kind::NotFound, "{error}"),
         other => panic!("{other}"),
     }
 }
