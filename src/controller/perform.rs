@@ -24,7 +24,8 @@ use crate::image::{
 use crate::network::HostPolicy;
 use crate::plan::Conflict;
 use crate::plan::claims::Claims;
-use crate::plan::task::{Found, Task};
+use crate::plan::fact::Found;
+use crate::plan::task::Task;
 use crate::registry::{Digest, Kind, Repository, Session};
 use crate::{git, registry};
 

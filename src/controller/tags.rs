@@ -15,7 +15,8 @@ use super::secrets;
 use super::tasks::Problem;
 use crate::api::{FINALIZER, MultiArchImage, Reason};
 use crate::plan;
-use crate::plan::task::{Checked, Found, GitReference};
+use crate::plan::fact::{Checked, Found};
+use crate::plan::task::GitReference;
 use crate::registry::{self, Digest, Kind, Reference, Repository, Session};
 
 /// Tags that are asked, before a manifest is deleted, whether they need it.

@@ -19,8 +19,9 @@ use tracing::{Instrument as _, Span};
 use super::ends::Ends;
 use crate::api::{MultiArchImage, Reason};
 use crate::metrics::{Metrics, RunningTask};
+use crate::plan::fact::{Fact, Facts, Failure, Found};
 use crate::plan::retry::Attempt;
-use crate::plan::task::{Epoch, Fact, Facts, Failure, Found, Task};
+use crate::plan::task::{Epoch, Task};
 use crate::telemetry;
 
 type Object = ObjectRef<MultiArchImage>;

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::tasks::{Perform, Problem};
 use super::*;
+use crate::plan::fact::Found;
 use crate::plan::queue::Turn;
-use crate::plan::task::{Found, Task};
+use crate::plan::task::Task;
 
 /// A controller whose API server refuses every connection.
 struct Scene {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Planner;
 use super::context::Context;
-use super::task::{Fact, Failure, Found, SecretKeys, Task};
+use super::fact::{Fact, Failure, Found};
+use super::task::{SecretKeys, Task};
 use crate::api::{Enforcement, Reason};
 use crate::build::{BuildRequest, PinnedContext};
 use crate::dockerfile::{self, BaseImage, BuildParameters};

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::Planner;
-use super::task::{Fact, Failure, Found, Task};
+use super::fact::{Fact, Failure, Found};
+use super::task::Task;
 use crate::api::{BuildContext, MultiArchImageStatus, Reason};
 use crate::build::PinnedContext;
 use crate::registry::Reference;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::events::{Note, note};
-use super::task::{Fact, Failure, Found, Task};
+use super::fact::{Fact, Failure, Found};
+use super::task::Task;
 use super::tracking::{expected, reference_of};
 use super::{Observed, stopped};
 use crate::api::{DeletionPolicy, FINALIZER, MultiArchImage, MultiArchImageStatus, Reason};

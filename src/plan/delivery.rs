@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::conditions::{Verdict, is_ready_for};
 use super::destinations::Destination;
+use super::fact::{Fact, Failure};
 use super::publication::{Publication, drifted_since, has, is_same_image};
-use super::task::{Fact, Failure, Task};
+use super::task::Task;
 use super::tracking::{Drifted, expected, is_reported, whole_seconds};
 use super::{Planner, Step};
 use crate::api::{MissingImage, MultiArchImageStatus, PublishedTag, Reason};

@@ -8,8 +8,9 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::built::NODE_CHECK;
+use super::fact::{Fact, Failure, Found};
 use super::run_state::{self, RunState};
-use super::task::{Fact, Failure, Found, Task};
+use super::task::Task;
 use super::{Planner, Step, build_pod};
 use crate::api::{
     self, Enforcement, LABEL_PLATFORM, LABEL_VERIFICATION, LostPods, MultiArchImage, Phase, PlatformSource,

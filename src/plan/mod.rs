@@ -13,6 +13,7 @@ mod delivery;
 mod destinations;
 mod events;
 mod expiry;
+pub mod fact;
 mod gates;
 mod nodes;
 mod observed;
@@ -50,10 +51,11 @@ pub use conditions::Verdict;
 pub use deletion::{Deletion, deletion, is_kept, needs};
 pub use destinations::{Destination, destinations};
 pub use events::{Note, notes};
+use fact::{Fact, Failure};
 pub use nodes::Nodes;
 pub use observed::{Conflict, Observed};
 pub use outcomes::{Outcome, outcomes};
-use task::{Epoch, Fact, Failure, Task};
+use task::{Epoch, Task};
 use tracking::Tracking;
 
 /// What to do and what to say.

@@ -7,8 +7,9 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Nodes;
+use super::fact::{Fact, Facts, Failure};
 use super::queue::{Turn, Turns};
-use super::task::{Fact, Facts, Failure, Task};
+use super::task::Task;
 use crate::api::MultiArchImageStatus;
 use crate::registry::Reference;
 

@@ -9,7 +9,8 @@ use super::conditions::{Verdict, is_ready_for};
 use super::deletion::is_kept;
 use super::delivery::Delivery;
 use super::destinations::Destination;
-use super::task::{Fact, Task};
+use super::fact::Fact;
+use super::task::Task;
 use super::tracking::{is_reported, whole_seconds};
 use super::{Planner, Step};
 use crate::api::{

@@ -5,7 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::task::{Failure, Task};
+use super::fact::Failure;
+use super::task::Task;
 
 /// How a task has failed, as far as it counts for the next attempt.
 #[derive(Clone, Copy, Debug)]

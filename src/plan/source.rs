@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::task::{Fact, Failure, Found, Task};
+use super::fact::{Fact, Failure, Found};
+use super::task::Task;
 use super::{Planner, Step, gates};
 use crate::api::{Phase, Reason};
 use crate::platform::Platform;

@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Observed;
 use super::conditions::{self, Drift};
-use super::task::{Checked, Epoch, Fact, Failure, Found, GitReference, Task};
+use super::fact::{Checked, Fact, Failure, Found};
+use super::task::{Epoch, GitReference, Task};
 use crate::api::{
     DRIFTED, DriftPolicy, MissingImage, MultiArchImage, MultiArchImageStatus, Phase, PlatformStatus,
     PublishedTag, Reason, TagPolicy,

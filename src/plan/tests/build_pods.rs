@@ -11,7 +11,8 @@ use super::scene::{Scene, ended};
 use super::{building, created, deleted};
 use crate::api::{Phase, Reason};
 use crate::plan::Plan;
-use crate::plan::task::{Fact, Found, Task};
+use crate::plan::fact::{Fact, Found};
+use crate::plan::task::Task;
 use crate::registry::Digest;
 
 const ARM64: &str = "linux/arm64";

@@ -10,7 +10,8 @@ use super::scene::{COMMIT, Scene, ended};
 use super::{building, builds, created, deleted, publishes};
 use crate::api::{ANNOTATION_REBUILD, Phase, Reason};
 use crate::plan::build_state;
-use crate::plan::task::{Fact, Found, Task};
+use crate::plan::fact::{Fact, Found};
+use crate::plan::task::Task;
 
 #[test]
 fn every_platform_is_built_from_the_same_commit() {

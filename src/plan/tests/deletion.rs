@@ -7,7 +7,8 @@ use super::scene::REPOSITORY;
 use super::scene::Scene;
 use super::{building, publishes, sources};
 use crate::api::{DeletionPolicy, FINALIZER, Reason};
-use crate::plan::task::{Fact, Failure, Found, Task};
+use crate::plan::fact::{Fact, Failure, Found};
+use crate::plan::task::Task;
 use crate::plan::{Deletion, deletion, needs};
 use crate::registry::Digest;
 

@@ -6,8 +6,9 @@ use serde_json::json;
 use super::scene::{COMMIT, REPOSITORY, Scene};
 use super::tracking::{drifted, steady, tag};
 use crate::api::{ANNOTATION_RECONCILE, DriftPolicy, Mirror, Phase, Reason};
+use crate::plan::fact::{Checked, Fact, Found};
 use crate::plan::notes;
-use crate::plan::task::{Checked, Fact, Found, Task};
+use crate::plan::task::Task;
 use crate::registry::Digest;
 
 const MIRROR: &str = "mirror.test/acme/web";

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::tracking::steady;
+use crate::plan::fact::Failure;
 use crate::plan::retry::Attempt;
-use crate::plan::task::{Epoch, Failure, Task};
+use crate::plan::task::{Epoch, Task};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

@@ -19,7 +19,8 @@ use crate::api::{
     Reason, Verify, WhenNoNode,
 };
 use crate::image::{ImageConfig, PlatformCheck, inspect_layers};
-use crate::plan::task::{Fact, Found, Task};
+use crate::plan::fact::{Fact, Found};
+use crate::plan::task::Task;
 use crate::plan::{Conflict, Plan, deletion};
 use crate::registry::Digest;
 
